@@ -1,0 +1,257 @@
+"""The adaptive attacker: PGD on the whole defense over ascending epsilons, carrying over what is broken.
+
+PGD as in Madry et al., 2018 (arXiv:1706.06083), on the whole defense, with the best iterate and an early exit. An image
+broken at a small epsilon is broken at every larger one, since the same adversarial image is allowed there; so the curve
+is monotone, and large epsilons cost only what the survivors cost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from attacks._keyed import uniform_noise
+from attacks._linf import (
+    ball,
+    check_count,
+    check_inputs,
+    cross_entropy,
+    detached_copy,
+    input_gradient,
+    project,
+    signed_step,
+)
+from attacks._modes import ready_for_attack
+
+NORM = "linf"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the adaptive attacker.
+
+    Attributes:
+        num_steps: Gradient steps per epsilon and restart, at least 1.
+        relative_step_size: The step size is relative_step_size * epsilon / num_steps; from 2 on, the far side of the
+            ball is within reach of any start.
+        num_restarts: Random starts per epsilon, at least 1.
+        batch_size: Images per forward pass, in the attack and in the scoring that confirms it.
+    """
+
+    num_steps: int = 20
+    relative_step_size: float = 2.5
+    num_restarts: int = 1
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_restarts", "batch_size"):
+            check_count(name, getattr(self, name))
+        if not 0 < self.relative_step_size <= self.num_steps:
+            raise ValueError(f"relative_step_size must be in (0, num_steps], got {self.relative_step_size} at {self.num_steps} steps")
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """What the attack found on N images over E ascending epsilons.
+
+    Attributes:
+        broken_at: First epsilon at which each image is misclassified, float32 (N,); 0 if it is without an attack, inf
+            if it survives the whole grid.
+        adversarial: The image that breaks the defense, the clean one where broken_at is 0; for survivors the iterate of
+            highest loss at the largest epsilon. Float (N, C, H, W) in [0, 1].
+        carried_over: Images already broken before each epsilon, hence not attacked there.
+        achieved_epsilon: Largest |delta| over the images attacked at each epsilon; None where there were none.
+        zero_gradient: Images attacked at each epsilon whose first gradient was exactly zero.
+        refuted: Images that left the attack at each epsilon, but that the scoring pass classified correctly.
+        forwards: Image passes forward, the scoring ones included.
+        backwards: Image passes backward.
+    """
+
+    broken_at: Tensor
+    adversarial: Tensor
+    carried_over: list[int]
+    achieved_epsilon: list[float | None]
+    zero_gradient: list[int]
+    refuted: list[int]
+    forwards: int
+    backwards: int
+
+
+def ascend(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilons: Sequence[float],
+    keys: Tensor,
+    config: Config = Config(),
+) -> Ascent:
+    """Return at which epsilon each image breaks; an image counts only if ``scoring_forward`` confirms it.
+
+    Args:
+        model: The whole defense, images to logits, deterministic in eval mode.
+        images: Float (N, C, H, W) in [0, 1].
+        labels: True labels, int64 (N,).
+        epsilons: Strictly ascending, in [0, 1]. At 0 nothing is attacked.
+        keys: One per image, int64 (N,); see ``attacks._keyed.sample_keys``.
+        config: Settings.
+
+    Raises:
+        ValueError: If epsilons do not ascend, if the logits are not finite, if autograd finds no path to the input, or
+            if at the first epsilon the gradient is exactly zero for every image: the defense may be masked, and
+            surviving such an attack says nothing.
+    """
+    check_inputs(images, labels, epsilons, keys)
+    if any(low >= high for low, high in pairwise(epsilons)):
+        raise ValueError(f"epsilons must be strictly ascending, got {list(epsilons)}")
+    with ready_for_attack(model):
+        run = _Run(model, detached_copy(images), labels.clone(), keys, config)
+        run.set_aside_misclassified()
+        for epsilon in epsilons:
+            run.attack_at(epsilon)
+        return run.result()
+
+
+def scoring_forward(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
+    """Return the logits (N, K) of a plain forward pass in batches of batch_size, without gradients.
+
+    The model's mode is the caller's business.
+
+    Raises:
+        ValueError: If a logit is not finite: its argmax would be an arbitrary class.
+    """
+    with torch.inference_mode():
+        logits = torch.cat([model(batch) for batch in images.split(batch_size)])
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the logits are not finite (NaN or infinity), so accuracy under attack is undefined")
+    return logits
+
+
+class _Run:
+    """The state of one ascent."""
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, keys: Tensor, config: Config) -> None:
+        self.model, self.images, self.labels, self.keys, self.config = model, images, labels, keys, config
+        self.broken_at = torch.full((len(images),), torch.inf, device=images.device)
+        self.adversarial = images.clone()
+        self.carried_over: list[int] = []
+        self.achieved_epsilon: list[float | None] = []
+        self.zero_gradient: list[int] = []
+        self.refuted: list[int] = []
+        self.forwards = self.backwards = 0
+
+    def result(self) -> Ascent:
+        return Ascent(
+            self.broken_at,
+            self.adversarial,
+            self.carried_over,
+            self.achieved_epsilon,
+            self.zero_gradient,
+            self.refuted,
+            self.forwards,
+            self.backwards,
+        )
+
+    def set_aside_misclassified(self) -> None:
+        if len(self.images):
+            self.broken_at[self._is_misclassified(self.images, self.labels)] = 0.0
+
+    def attack_at(self, epsilon: float) -> None:
+        """Attack every image that is not broken yet, restart by restart, and record what broke."""
+        is_first = all(value is None for value in self.achieved_epsilon)
+        self.carried_over.append(len(self.images) - len(self._surviving()))
+        achieved, num_zero, num_refuted = None, 0, 0
+        best_loss = torch.full_like(self.broken_at, -torch.inf)
+        for restart in range(self.config.num_restarts):
+            tried = self._surviving()
+            if not len(tried) or epsilon == 0:
+                break
+            # chunks of equal size: 130 images are 65 + 65, not 128 + 2
+            chunks = tried.tensor_split(-(-len(tried) // self.config.batch_size))
+            tries = [self._climb(chunk, epsilon, restart) for chunk in chunks]
+            found, loss, left, has_gradient = (torch.cat(parts) for parts in zip(*tries, strict=True))
+            if restart == 0:
+                num_zero = int((~has_gradient).sum())
+                if is_first and num_zero == len(tried):
+                    raise ValueError(
+                        f"no gradient reaches the input: it is exactly zero for all {len(tried)} images at epsilon "
+                        f"{epsilon:g} (masked by rounding or a saturated activation, or a constant output); surviving "
+                        "this attack would say nothing about robustness"
+                    )
+            distance = (found - self.images[tried]).abs().amax().item()
+            achieved = max(achieved or 0.0, distance)
+            candidates = left.nonzero().squeeze(1)
+            confirmed = torch.zeros_like(left)
+            if len(candidates):
+                confirmed[candidates] = self._is_misclassified(found[candidates], self.labels[tried[candidates]])
+            num_refuted += len(candidates) - int(confirmed.sum())
+            kept = confirmed | (loss > best_loss[tried])
+            self.adversarial[tried[kept]] = found[kept]
+            best_loss[tried] = torch.maximum(best_loss[tried], loss)
+            self.broken_at[tried[confirmed]] = epsilon
+        self.achieved_epsilon.append(achieved)
+        self.zero_gradient.append(num_zero)
+        self.refuted.append(num_refuted)
+
+    def _climb(self, chosen: Tensor, epsilon: float, restart: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return for M chosen images: the breaking or highest-loss iterate, its loss, whether it left, has a gradient.
+
+        Each image leaves the batch at its first misclassified iterate. One forward pass serves check and gradient.
+        """
+        images, labels = self.images[chosen], self.labels[chosen]
+        noise = uniform_noise(
+            self.keys[chosen.to(self.keys.device)],
+            images.shape[1:],
+            attack="ascending",
+            epsilon=epsilon,
+            restart=restart,
+        )
+        lower, upper = ball(images, epsilon)
+        iterate = project(images + noise.to(images), lower, upper)
+        step_size = self.config.relative_step_size * epsilon / self.config.num_steps
+
+        found = iterate.clone()
+        highest = torch.full((len(chosen),), -torch.inf, device=images.device)
+        left = torch.zeros(len(chosen), dtype=torch.bool, device=images.device)
+        has_gradient = torch.zeros_like(left)
+        rows = torch.arange(len(chosen), device=images.device)  # of found, still in the batch
+        for step in range(self.config.num_steps):
+            logits, loss, gradient = input_gradient(self.model, iterate, labels)
+            self.forwards += len(rows)
+            self.backwards += len(rows)
+            if step == 0:
+                has_gradient = (gradient != 0).flatten(1).any(1)
+            stays = self._record(rows, iterate, logits, loss, labels, (found, highest, left))
+            if len(stays) < len(rows):
+                if not len(stays):
+                    return found, highest, left, has_gradient
+                rows, labels, iterate, gradient = rows[stays], labels[stays], iterate[stays], gradient[stays]
+                lower, upper = lower[stays], upper[stays]
+            iterate = project(signed_step(iterate, gradient, step_size), lower, upper)
+
+        with torch.no_grad():  # the last step has not been looked at yet
+            logits = self.model(iterate)
+        self.forwards += len(rows)
+        self._record(rows, iterate, logits, cross_entropy(logits, labels), labels, (found, highest, left))
+        return found, highest, left, has_gradient
+
+    @staticmethod
+    def _record(rows: Tensor, iterate: Tensor, logits: Tensor, loss: Tensor, labels: Tensor, best: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Write misclassified and highest-loss iterates into (found, highest, left); return who stays, int64."""
+        found, highest, left = best
+        is_wrong = logits.argmax(1) != labels
+        better = (is_wrong | (loss > highest[rows])).nonzero().squeeze(1)
+        found[rows[better]] = iterate[better]
+        highest[rows[better]] = loss[better]
+        left[rows] = is_wrong
+        return (~is_wrong).nonzero().squeeze(1)
+
+    def _surviving(self) -> Tensor:
+        return torch.isinf(self.broken_at).nonzero().squeeze(1)
+
+    def _is_misclassified(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.forwards += len(images)
+        return scoring_forward(self.model, images, batch_size=self.config.batch_size).argmax(1) != labels

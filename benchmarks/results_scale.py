@@ -1,0 +1,126 @@
+"""How quick is a results root of 2,000 trials and 200,000 score rows, before and after compaction?
+
+    python benchmarks/results_scale.py [--trials 2000] [--root DIR] [--sync]
+
+One part per trial, attack and threat (10 of them, 20,000 files), ten epsilons each; outcome lists of 500 images,
+broken_at of 240 on one row per trial.
+Syncing each file to disk is off while the parts are made unless --sync (it takes most of the time and says something about the disk only).
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweeper.results import Results
+
+STATIC = [("clean", "none")] + [(t, a) for t in ("graybox", "transfer") for a in ("fgsm", "bim", "pgd", "cw")]
+EPSILONS = [0.0125 * step for step in range(1, 11)]
+RANKED = ["trial_id", "evaluation_id", "attack", "epsilon", "classifier", "n", "accuracy", "broken_at"]
+
+
+def key_of(*words: object) -> str:
+    return hashlib.sha256("/".join(map(str, words)).encode()).hexdigest()[:32]
+
+
+def score_rows(generator: np.random.Generator, trial_id: str, threat: str, attack: str) -> list[dict[str, Any]]:
+    images = 240 if threat == "adaptive" else 500
+    rows = []
+    for index, epsilon in enumerate(EPSILONS):
+        outcomes = generator.random(images) > epsilon * 5
+        rows.append({
+            "trial_id": trial_id, "evaluation_id": "standard", "attack": attack, "epsilon": epsilon, "threat": threat, "source": "defense",
+            "classifier": "retrained", "sample_set": f"digits-{images}", "n": images,
+            "correct": int(outcomes.sum()), "accuracy": float(outcomes.mean()),
+            "ci_low": 0.0, "ci_high": 1.0, "outcomes": outcomes, "achieved_epsilon": epsilon, "seconds": 1.0,
+            "broken_at": generator.choice(EPSILONS, images).astype(np.float32) if threat == "adaptive" and index == 9 else None,
+            "carried_over": 5, "attack_settings": '{"num_steps": 20}', "crafted_on": key_of("crafted", threat), "scored_on": trial_id,
+        })  # fmt: skip
+    return rows
+
+
+def fill(results: Results, trials: int) -> int:
+    generator = np.random.default_rng(0)
+    now = datetime.now(UTC)
+    for number in range(trials):
+        variant, seed = divmod(number, 5)
+        trial_id, variant_id = key_of("trial", number), key_of("variant", variant)
+        for threat, attack in [*STATIC, ("adaptive", "pgd")]:
+            results.publish("scores", key_of(trial_id, threat, attack), score_rows(generator, trial_id, threat, attack))
+        results.publish("trials", trial_id, [{
+            "trial_id": trial_id, "variant_id": variant_id, "defense": "vqunet", "dataset": "digits", "seed": seed, "target_seed": 0,
+            "model": "vqunet", "codebook_size": 64, "config": '{"model": "vqunet"}' * 30, "started": now, "ended": now,
+        }])  # fmt: skip
+        results.publish("sweeps", key_of("sweep", trial_id), [{
+            "sweep": "large", "plan_hash": "0", "trial_id": trial_id, "variant_id": variant_id, "label": f"variant {variant}", "seed": seed,
+            "score_epsilon": 0.1, "is_reference": variant == 0, "evaluation_id": "standard",
+            "evaluation": "standard", "dataset": "digits", "scale": "small",
+            "parts": [f"scores/{key_of(trial_id, threat, attack)}" for threat, attack in STATIC],
+        }])  # fmt: skip
+    return trials * (len(STATIC) + 1) * len(EPSILONS)
+
+
+def rank_reads(root: Path) -> int:
+    """Read what a ranking needs, as a new process would: the sweep, its trials, clean and adaptive scores."""
+    results = Results(root)
+    results.read("sweeps", where={"sweep": "large"})
+    results.read("trials")
+    return results.read("scores", RANKED, {"threat": ["clean", "adaptive"]}).num_rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--sync", action="store_true")
+    args = parser.parse_args()
+    root = args.root or Path(tempfile.mkdtemp(prefix="results-scale-"))
+    if not args.sync:
+        os.fsync = lambda descriptor: None
+
+    def clock(what: str, action: Callable[[], object], repeats: int = 1) -> None:
+        seconds, answer = [], None
+        for _ in range(repeats):
+            started = time.perf_counter()
+            answer = action()
+            seconds.append(time.perf_counter() - started)
+        print(f"{min(seconds):8.2f} s  {what}: {answer}", flush=True)
+
+    def measure() -> None:
+        clock("open", lambda: Results(root).root.name)
+        clock("stored('scores')", lambda: len(Results(root).stored("scores")), 3)
+        clock("the reads of a ranking", lambda: rank_reads(root), 3)
+        clock("read scores, all rows, six columns", lambda: Results(root).read("scores", RANKED[:6]).num_rows, 2)
+        clock(
+            "read one trial's scores, all columns",
+            lambda: Results(root).read("scores", where={"trial_id": key_of("trial", 7)}).num_rows,
+        )
+        clock(
+            "query: mean accuracy per threat",
+            lambda: len(Results(root).query("select threat, avg(accuracy) from scores group by 1")[1]),
+            2,
+        )
+
+    if not (root / "store.json").exists():
+        clock("publish", lambda: fill(Results(root, create=True), args.trials))
+    measure()
+    print("after compaction")
+    clock("compact", lambda: Results(root).compact())
+    measure()
+    clock("clean", lambda: len(Results(root).clean(grace_seconds=0)))
+    measure()
+    clock("problems", lambda: len(Results(root).problems()))
+    size = sum(path.stat().st_size for path in root.rglob("*.parquet"))
+    print(f"{size / 1e6:.1f} MB in {root}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

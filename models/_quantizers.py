@@ -1,0 +1,251 @@
+"""Vector quantization: nearest codes, the straight-through estimator, the two losses, and the paper's quantizer.
+
+He and Singhal, "VQUNet", 2024 (arXiv:2406.03117), section 3.2, after van den Oord et al., 2017 (arXiv:1711.00937).
+Encodings are float (N, D, H, W), a codebook is float (K, D), indices are int64 (N, H, W) in [0, K).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CODEBOOK_GRADS = ("lq_only", "dual", "ema")
+COMMITMENT_GRADIENTS = ("commit", "literal")
+EMA_DECAY = 0.99
+EMA_EPSILON = 1e-5
+DEAD_SHARE = 0.01  # a code used less than this share of what uniform usage would give it counts as dead
+REVIVAL_INTERVAL = 100  # steps between revivals in a long training
+MIN_REVIVAL_ROUNDS = 20  # a short training is divided into this many intervals instead
+REVIVAL_END = 0.8  # no revival in the last fifth, so that the codes can settle
+
+
+class Quantized(NamedTuple):
+    """One quantized level: encoded and codes (N, D, H, W), indices (N, H, W), output (N, C, H, W).
+
+    codes carry the gradient to the codebook; output is what later layers read, its gradient straight-through.
+    """
+
+    encoded: Tensor
+    codes: Tensor
+    indices: Tensor | None
+    output: Tensor
+
+
+def as_vectors(encoded: Tensor) -> Tensor:
+    """Return encodings (N, D, H, W) as rows (N*H*W, D); a view where the memory is channels-last."""
+    return encoded.movedim(1, -1).flatten(0, -2)
+
+
+@torch.no_grad()
+def nearest(encoded: Tensor, codebook: Tensor) -> Tensor:
+    """Return the index of the code nearest to each encoded vector in Euclidean distance, int64 (N, H, W).
+
+    Computed as argmin of |e|² - 2 a·e, one matrix product, since |a|² is the same for every code. Always in at least
+    float32, autocast or not: bfloat16 flips ties. On CUDA this asks for torch's default, float32 products without TF32.
+    """
+    dtype = torch.promote_types(codebook.dtype, torch.float32)
+    with torch.autocast(encoded.device.type, enabled=False):
+        codes = codebook.to(dtype)
+        scores = torch.addmm(codes.square().sum(1), as_vectors(encoded).to(dtype), codes.t(), alpha=-2)  # (N*H*W, K)
+        return scores.argmin(1).view(encoded.shape[0], *encoded.shape[2:])
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, encoded: Tensor, quantized: Tensor) -> Tensor:
+        ctx.dtypes = encoded.dtype, quantized.dtype
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,) = grad_outputs
+        to_encoded, to_quantized = ctx.needs_input_grad
+        return (
+            gradient.to(ctx.dtypes[0]) if to_encoded else None,
+            gradient.to(ctx.dtypes[1]) if to_quantized else None,
+        )
+
+
+def straight_through(encoded: Tensor, quantized: Tensor) -> Tensor:
+    """Return quantized, bit for bit, with the gradient of the identity to encoded (and to quantized, unless detached).
+
+    The paper writes a + sg(q - a): the same gradient, but a value off by float rounding. Here one forward serves both
+    evaluation, whose result is a function of the indices alone, and an adaptive attack, which needs the gradient.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _check_same_shape(encoded, quantized)
+    return _StraightThrough.apply(encoded, quantized)  # type: ignore[no-any-return]
+
+
+def commitment_loss(encoded: Tensor, quantized: Tensor, gradient: str = "commit") -> Tensor:
+    """Return L_E of eq. (3), the mean squared distance from encodings to their codes, without the factor beta.
+
+    With `commit` its gradient, 2 (a - q) / n, goes to the encodings only. With `literal` it goes nowhere: as printed,
+    eq. (3) measures q* - a, a constant. We average over elements, so that beta does not depend on the image size.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _check_same_shape(encoded, quantized)
+    return F.mse_loss(encoded if gradient == "commit" else encoded.detach(), quantized.detach())
+
+
+def codebook_loss(encoded: Tensor, quantized: Tensor) -> Tensor:
+    """Return L_Q of eq. (4): the same value as `commitment_loss`, with its gradient to the codes only.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _check_same_shape(encoded, quantized)
+    return F.mse_loss(quantized, encoded.detach())
+
+
+def usage(indices: Tensor, codebook_size: int) -> tuple[float, float]:
+    """Return the perplexity of code usage in [1, codebook_size], and the share of codes used at all, in (0, 1].
+
+    Perplexity is exp of the entropy in nats: codebook_size when all codes are used equally, 1 when collapsed.
+
+    Args:
+        indices: Code positions over a split, int64 of any shape, not empty.
+        codebook_size: Number of codes K.
+
+    Raises:
+        ValueError: If indices are empty or outside [0, codebook_size).
+    """
+    if indices.numel() == 0:
+        raise ValueError("usage needs at least one index, got none")
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= codebook_size:
+        raise ValueError(f"indices must lie in [0, {codebook_size}), got {low} to {high}")
+    return usage_of_counts(torch.bincount(indices.flatten(), minlength=codebook_size))
+
+
+def usage_of_counts(counts: Tensor) -> tuple[float, float]:
+    """Return perplexity and share of codes used, as `usage` does, from how often each code was chosen, (K,)."""
+    shares = counts[counts > 0].double() / counts.sum()  # an unused code has share 0, and log(0) is -inf
+    perplexity = float(torch.exp(-(shares * shares.log()).sum()))
+    return perplexity, shares.numel() / counts.numel()
+
+
+def sample_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return count different rows of vectors (n, D), drawn without replacement.
+
+    Equal rows (flat background) count once, since of two equal codes one is never nearest. Where there are fewer rows
+    than asked for, they are repeated with noise of 1 % of their standard deviation.
+    """
+
+    def shuffled(rows: Tensor, limit: int) -> Tensor:
+        order = torch.randperm(len(rows), generator=generator, device=generator.device)
+        return rows[order[:limit].to(rows.device)]
+
+    # four times as many as asked for leave enough after dropping equal ones; sorting all rows would take longest here
+    rows = shuffled(torch.unique(shuffled(vectors, 4 * count), dim=0), count)
+    sample = rows.repeat(-(-count // len(rows)), 1)[:count]
+    noise = torch.randn(sample.shape, generator=generator, device=generator.device).to(sample)
+    noise[: len(rows)] = 0  # the first of each is exact
+    return sample + 0.01 * vectors.std(0, correction=0) * noise
+
+
+class VectorQuantizer(nn.Module):
+    """The paper's quantizer for one depth: nearest code of a learned codebook, straight-through gradient.
+
+    `codebook_grad` says what moves the codes: `lq_only` the codebook loss alone (the paper's wiring: q* carries no
+    gradient to them), `dual` the reconstruction loss as well (q* = q + a - sg(a), the paper's sentence), `ema` the mean
+    of the encodings assigned to each, with decay 0.99 (Oord et al., appendix A.1), in place of the codebook loss.
+
+    Revival puts codes that were hardly used since the last one onto encodings of the current batch. Only `after_step`
+    changes anything here, and only after a training loss computed in train mode; counts and averages are buffers, so a
+    training resumed from a state dict goes on bit for bit.
+    """
+
+    code_counts: Tensor
+    ema_counts: Tensor
+    ema_sums: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        codebook_size: int,
+        code_dim: int | None = None,
+        *,
+        codebook_grad: str = "lq_only",
+        revive: bool = True,
+    ) -> None:
+        super().__init__()
+        dim = channels if code_dim is None else min(code_dim, channels)
+        self.project_in = nn.Conv2d(channels, dim, 1) if dim < channels else nn.Identity()
+        self.project_out = nn.Conv2d(dim, channels, 1) if dim < channels else nn.Identity()
+        self.codebook_size = codebook_size
+        self.codebook_grad = codebook_grad
+        self.revive = revive
+        codes = torch.empty(codebook_size, dim).uniform_(-0.05, 0.05)  # as Keras' Embedding, which the paper uses
+        self.codebook = nn.Parameter(codes, requires_grad=codebook_grad != "ema")
+        self.register_buffer("code_counts", torch.zeros(codebook_size, dtype=torch.int64))  # since the last revival
+        if codebook_grad == "ema":
+            self.register_buffer("ema_counts", torch.ones(codebook_size))
+            self.register_buffer("ema_sums", codes.detach().clone())
+        self._batch: tuple[Tensor, Tensor] | None = None  # from a training loss to its after_step, no longer
+
+    def forward(self, features: Tensor) -> Quantized:
+        encoded = self.project_in(features)
+        indices = nearest(encoded, self.codebook)
+        codes = F.embedding(indices, self.codebook).movedim(-1, 1)  # (N, D, H, W), channels-last in memory
+        source = codes if self.codebook_grad == "dual" else codes.detach()
+        return Quantized(encoded, codes, indices, self.project_out(straight_through(encoded, source)))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, generator: torch.Generator) -> None:
+        """Put the codes onto different encodings of features (N, C, H, W), drawn at random."""
+        vectors = as_vectors(self.project_in(features)).to(self.codebook.dtype)
+        self._replace(torch.ones_like(self.code_counts, dtype=torch.bool), vectors, generator)
+
+    def remember(self, quantized: Quantized) -> None:
+        """Keep a training batch's encodings and indices for `after_step`; does nothing in eval mode."""
+        if self.training and quantized.indices is not None:
+            self._batch = quantized.encoded.detach(), quantized.indices
+
+    @torch.no_grad()
+    def after_step(self, step: int, num_steps: int, generator: torch.Generator) -> None:
+        """Follow an optimizer step: move the averages (`ema`), count usage, and revive dead codes when it is time."""
+        if self._batch is None:
+            return
+        vectors, indices = as_vectors(self._batch[0]).to(self.codebook.dtype), self._batch[1].flatten()
+        self._batch = None
+        if self.codebook_grad == "ema":
+            self._move_averages(vectors, indices)
+        if self.revive and step < REVIVAL_END * num_steps:
+            self.code_counts.scatter_add_(0, indices, torch.ones_like(indices))
+            if (step + 1) % revival_interval(num_steps) == 0:
+                expected = self.code_counts.sum() / self.codebook_size
+                self._replace(self.code_counts < DEAD_SHARE * expected, vectors, generator)
+
+    def _move_averages(self, vectors: Tensor, indices: Tensor) -> None:
+        # one_hot rather than index_add: a matrix product adds in the same order every time, also on CUDA
+        assigned = F.one_hot(indices, self.codebook_size).to(vectors.dtype)  # (N*H*W, K)
+        self.ema_counts.lerp_(assigned.sum(0), 1 - EMA_DECAY)
+        self.ema_sums.lerp_(assigned.t() @ vectors, 1 - EMA_DECAY)
+        total = self.ema_counts.sum()
+        smoothed = (self.ema_counts + EMA_EPSILON) / (total + self.codebook_size * EMA_EPSILON) * total
+        self.codebook.copy_(self.ema_sums / smoothed[:, None])
+
+    def _replace(self, dead: Tensor, vectors: Tensor, generator: torch.Generator) -> None:
+        # a candidate for every code, needed or not: the generator's use does not depend on how many are dead
+        candidates = sample_vectors(vectors, self.codebook_size, generator)
+        self.codebook.copy_(torch.where(dead[:, None], candidates, self.codebook))
+        self.code_counts.zero_()
+        if self.codebook_grad == "ema":
+            self.ema_counts.copy_(torch.where(dead, torch.ones_like(self.ema_counts), self.ema_counts))
+            self.ema_sums.copy_(torch.where(dead[:, None], candidates, self.ema_sums))
+
+
+def revival_interval(num_steps: int) -> int:
+    """Return the steps between revivals: 100, or a twentieth of a training that is shorter than 2,000 steps."""
+    return max(1, min(REVIVAL_INTERVAL, num_steps // MIN_REVIVAL_ROUNDS))
+
+
+def _check_same_shape(encoded: Tensor, quantized: Tensor) -> None:
+    if encoded.shape != quantized.shape:
+        raise ValueError(f"encoded and quantized must have one shape, got {encoded.shape} and {quantized.shape}")

@@ -1,0 +1,157 @@
+"""VQUNet: a U-Net whose latents are vector-quantized at every depth, trained to reproduce clean images.
+
+He and Singhal, "VQUNet: Vector Quantization U-Net for Defending Adversarial Attacks by Regularizing Unwanted Noise",
+ICMVA 2024 (arXiv:2406.03117). No code was published. Where the text leaves a choice or contradicts itself, the `Config`
+has a setting, and its default is the reading we think most likely; we average each loss over elements and sum depths.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import unet
+from ._quantizers import CODEBOOK_GRADS, COMMITMENT_GRADIENTS, VectorQuantizer, codebook_loss, commitment_loss
+from ._settings import check_bool, check_choice, check_float, check_int, check_ints
+from ._unet import UNet, batch_statistics
+
+VERSION = 1
+ROLE = "purifier"
+TRAINED = True
+
+CODEBOOK_INITS = ("data", "uniform")
+_NUM_INIT_IMAGES = 512  # at depth 4 they give 2,048 vectors to choose 512 codes from
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the network and its loss; the defaults are the paper's, as we read it, for 32×32 images.
+
+    Attributes:
+        depth: Number of halvings, each a level of the U-Net. Figures of the paper show 1, 2, 3; 2×2×512 needs 4.
+        codebook_size: Codes per depth, K. Not given in the paper.
+        code_dim: Length of a code; None, or more than a depth has channels, is the depth's channels. When smaller, 1×1
+            convolutions project into and out of the codes' space, and latents are those of that space.
+        base_width: Channels of the stem; depth d has base_width * 2**d.
+        alpha: Weight of the reconstruction loss, eq. (5).
+        beta: Weight of the commitment loss, eq. (5). Under Adam only beta / alpha matters.
+        quantize: False gives the network and the loss of `unet`.
+        codebook_grad: `lq_only`, `dual` or `ema`, see `VectorQuantizer`.
+        commitment_gradient: `commit`, or `literal` for eq. (3) as printed, whose gradient is zero.
+        vq_levels: Depths that are quantized, such as (1, 2, 3); None is all of them.
+        revive: Whether codes that are hardly used are put onto encodings during training.
+        passes: How often a purification applies the network. Training applies it once.
+        codebook_init: `data`, codes start on encodings, or `uniform` in [-0.05, 0.05].
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    depth: int = 4
+    codebook_size: int = 512
+    code_dim: int | None = None
+    base_width: int = 32
+    alpha: float = 1.0
+    beta: float = 1.0
+    quantize: bool = True
+    codebook_grad: str = "lq_only"
+    commitment_gradient: str = "commit"
+    vq_levels: tuple[int, ...] | None = None
+    revive: bool = True
+    passes: int = 1
+    codebook_init: str = "data"
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "codebook_size", "base_width", "passes"):
+            check_int(name, getattr(self, name))
+        if self.code_dim is not None:
+            check_int("code_dim", self.code_dim)
+        for name in ("alpha", "beta"):
+            object.__setattr__(self, name, check_float(name, getattr(self, name)))
+        for name in ("quantize", "revive"):
+            check_bool(name, getattr(self, name))
+        check_choice("codebook_grad", self.codebook_grad, CODEBOOK_GRADS)
+        check_choice("commitment_gradient", self.commitment_gradient, COMMITMENT_GRADIENTS)
+        check_choice("codebook_init", self.codebook_init, CODEBOOK_INITS)
+        if self.vq_levels is not None:
+            levels = tuple(sorted(set(check_ints("vq_levels", self.vq_levels))))
+            if levels[-1] > self.depth:
+                raise ValueError(f"vq_levels must lie in 1 to depth ({self.depth}), got {self.vq_levels!r}")
+            all_levels = levels == tuple(range(1, self.depth + 1))
+            object.__setattr__(self, "vq_levels", None if all_levels else levels)
+
+
+def build(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Return an untrained VQUNet for images of image_shape (C, H, W); the number of classes does not matter."""
+    if not config.quantize:
+        plain = unet.Config(config.depth, config.base_width, config.alpha, config.passes)
+        return unet.build(plain, image_shape, num_classes)
+    return VQUNet(config, image_shape)
+
+
+class VQUNet(UNet):
+    """The U-Net with a `VectorQuantizer` at each of `vq_levels`."""
+
+    def __init__(self, config: Config, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(image_shape, config.depth, config.base_width, config.passes)
+        self.config = config
+        for depth in config.vq_levels or range(1, config.depth + 1):
+            self.quantizers[str(depth)] = VectorQuantizer(
+                config.base_width * 2**depth,
+                config.codebook_size,
+                config.code_dim,
+                codebook_grad=config.codebook_grad,
+                revive=config.revive,
+            )
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor, generator: torch.Generator) -> None:
+        """Put every codebook onto encodings of up to 512 of images, depth by depth, each reading quantized input.
+
+        Batch normalization uses the batch's statistics, as the first training step will; running statistics stay.
+        """
+        if self.config.codebook_init == "uniform":
+            return
+        rows = torch.randperm(len(images), generator=generator, device=generator.device)[:_NUM_INIT_IMAGES]
+        with batch_statistics(self):
+            features = self.stem(images[rows.to(images.device)])
+            for depth, encoder in enumerate(self.encoders, start=1):
+                encoded = encoder(features)
+                quantizer = self.quantizer(depth)
+                if quantizer is not None:
+                    quantizer.fit(encoded, generator)
+                features = self._quantize(depth, encoded).output
+
+    def training_loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return eq. (5), alpha L_rec + beta L_E + L_Q, as `loss`, and its terms detached, per depth.
+
+        Args:
+            inputs: Images that are purified, clean or noisy, float (N, C, H, W) in [0, 1].
+            targets: The clean images, same shape.
+        """
+        levels = self.encode(inputs)
+        reconstruction = F.mse_loss(self.decode(levels), targets)
+        loss = self.config.alpha * reconstruction
+        terms = {"reconstruction": reconstruction.detach()}
+        for depth, level in enumerate(levels, start=1):
+            quantizer = self.quantizer(depth)
+            if quantizer is None:
+                continue
+            quantizer.remember(level)
+            encoded = level.encoded.to(level.codes.dtype)  # float32 also under autocast
+            commitment = commitment_loss(encoded, level.codes, self.config.commitment_gradient)
+            loss = loss + self.config.beta * commitment
+            terms[f"commitment_{depth}"] = commitment.detach()
+            if self.config.codebook_grad != "ema":  # there, averages take this loss's place
+                codebook = codebook_loss(encoded, level.codes)
+                loss = loss + codebook
+                terms[f"codebook_{depth}"] = codebook.detach()
+        return {"loss": loss, **terms}
+
+    def after_step(self, step: int, num_steps: int, generator: torch.Generator) -> None:
+        """Let every quantizer follow the optimizer's step; step counts from 0."""
+        for depth in range(1, len(self.encoders) + 1):
+            quantizer = self.quantizer(depth)
+            if quantizer is not None:
+                quantizer.after_step(step, num_steps, generator)

@@ -1,0 +1,356 @@
+"""What determines a trial and an evaluation: frozen, validated once, named by the hash of their canonical JSON.
+
+A key holds everything that its result depends on and nothing else: no path, no sweep, no host. Flat settings (what a search space or `--set`
+gives) become a `TrialConfig` in `resolve`: defaults of the scale first, then the settings; a setting is a field of `TrialConfig`, of the
+purifier's `Training`, of the model's own `Config`, or a path such as `retraining/num_epochs`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+
+from sweeper.lookup import adopt, canonical, find, nearest, version
+
+THREATS = ("clean", "graybox", "transfer", "adaptive")
+KEY_LENGTH = 32  # hexadecimal digits, 128 bits
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def key_of(kind: str, **parts: object) -> str:
+    """Return the content key of the parts: hexadecimal, 32 digits of the SHA-256 of their canonical JSON."""
+    return hashlib.sha256(canonical_json({"kind": kind, **parts}).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no canonical JSON form")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Training(_Frozen):
+    """One network's training. Epochs and images per batch are counts; learning_rate is the schedule's peak."""
+
+    num_epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(ge=2, le=65_536)
+    learning_rate: float = Field(gt=0, le=10)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    weight_decay: float = Field(default=0.0, ge=0)
+    augment: bool = False
+
+
+class Network(_Frozen):
+    """A module of `models/` by name (or the canonical name of the user's file) and its complete options."""
+
+    model: str
+    model_options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "model" not in values:
+            return values
+        name = str(values["model"])
+        name = adopt(name) if name.endswith(".py") else canonical(name)
+        options = resolve_options("models", name, dict(values.get("model_options") or {}))
+        equivalent = getattr(find("models", name), "equivalent", None)
+        if equivalent is not None and (other := equivalent(options)) is not None:
+            name = other[0]
+            options = resolve_options("models", name, other[1])
+        return {**values, "model": name, "model_options": options}
+
+    @property
+    def version(self) -> str:
+        return version(find("models", self.model))
+
+    @property
+    def is_trained(self) -> bool:
+        return bool(getattr(find("models", self.model), "TRAINED", True))
+
+    def content(self) -> dict[str, object]:
+        """Return what a key needs to know of this network."""
+        return {"model": self.model, "model_options": self.model_options, "version": self.version}
+
+
+class Classifier(Network):
+    """A classifier and how it is trained on clean images."""
+
+    training: Training
+
+    def content(self) -> dict[str, object]:
+        return {**super().content(), "training": self.training.model_dump()}
+
+
+class Numerics(_Frozen):
+    """Settings that change the last bits of a result: part of every key."""
+
+    threads: int = Field(default=1, ge=1, le=1024)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class TrialConfig(_Frozen):
+    """One purifier variant, one data set, one seed; what its results depend on, completely."""
+
+    dataset: str
+    scale: Literal["small", "medium", "paper"] = "small"
+    train_images: int | None = Field(default=None, ge=20)
+    validation_images: int | None = Field(default=None, ge=10)
+    test_images: int | None = Field(default=None, ge=10)
+    fingerprint: str = ""
+    model: str = "vqunet"
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    training: Training
+    train_input: Literal["clean", "gauss", "adv"] = "clean"
+    train_noise: float = Field(default=0.1, gt=0, le=1)
+    target: Classifier
+    target_seed: int = Field(default=0, ge=0)
+    retrain: Literal["none", "finetune"] = "finetune"
+    retraining: Training
+    seed: int = Field(default=0, ge=0)
+    numerics: Numerics = Numerics()
+
+    @model_validator(mode="after")
+    def _resolve_model(self) -> Self:
+        network = Network(model=self.model, model_options=self.model_options)
+        object.__setattr__(self, "model", network.model)
+        object.__setattr__(self, "model_options", network.model_options)
+        return self
+
+    @property
+    def network(self) -> Network:
+        return Network(model=self.model, model_options=self.model_options)
+
+    @property
+    def caps(self) -> tuple[int | None, int | None, int | None]:
+        return self.train_images, self.validation_images, self.test_images
+
+    def classifier_key(self, classifier: Classifier) -> str:
+        """Return the key of a classifier (the target or a transfer source) trained on this trial's clean images."""
+        return key_of(
+            "classifier", data=self.fingerprint, seed=self.target_seed, numerics=self.numerics, training_version=_training(), **classifier.content()
+        )
+
+    @property
+    def target_key(self) -> str:
+        return self.classifier_key(self.target)
+
+    @property
+    def purifier_key(self) -> str:
+        """Return the key of the purifier's weights; a purifier without training depends on its options alone."""
+        if not self.network.is_trained:
+            return key_of("purifier", **self.network.content())
+        recipe: dict[str, object] = {"training": self.training.model_dump(), "train_input": self.train_input, "seed": self.seed}
+        if self.train_input == "gauss":
+            recipe["train_noise"] = self.train_noise
+        if self.train_input == "adv":
+            recipe |= {"train_noise": self.train_noise, "target": self.target_key}
+        return key_of("purifier", data=self.fingerprint, numerics=self.numerics, training_version=_training(), **recipe, **self.network.content())
+
+    @property
+    def retrained_key(self) -> str | None:
+        if self.retrain == "none":
+            return None
+        return key_of(
+            "retrained",
+            target=self.target_key,
+            purifier=self.purifier_key,
+            retrain=self.retrain,
+            training=self.retraining.model_dump(),
+            seed=self.seed,
+            numerics=self.numerics,
+            training_version=_training(),
+        )
+
+    @property
+    def defense_key(self) -> str:
+        """Return the key of what is attacked and scored: purifier, original target and retrained target."""
+        return key_of("defense", target=self.target_key, purifier=self.purifier_key, retrained=self.retrained_key)
+
+    @property
+    def trial_id(self) -> str:
+        return key_of("trial", defense=self.defense_key, data=self.fingerprint, seed=self.seed)
+
+    @property
+    def variant_id(self) -> str:
+        """Return the identity of the trial without its seed; seeds of one variant form a seed group."""
+        return key_of("variant", config=self.model_dump(mode="json", exclude={"seed"}), version=self.network.version)
+
+
+class Cell(_Frozen):
+    """One attack under one threat over one epsilon grid, on a number of images of a split (None: all of them)."""
+
+    threat: Literal["clean", "graybox", "transfer", "adaptive"]
+    attack: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    epsilons: tuple[float, ...] = (0.0,)
+    images: int | None = Field(default=None, ge=1)
+
+    @field_validator("epsilons")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        return check_epsilons(values)
+
+    @property
+    def version(self) -> str:
+        if self.attack == "none":
+            return "none"
+        return version(attack_module(self.attack, self.threat))
+
+
+class EvaluationConfig(_Frozen):
+    """Attack settings, epsilon grids, sample sets and numerics: how a trial is scored."""
+
+    name: Literal["quick", "standard"]
+    cells: tuple[Cell, ...]
+    sources: tuple[Classifier, ...] = ()
+    split: Literal["validation", "test"] = "test"
+    score_epsilon: float = Field(gt=0, le=1)
+    seed: int = 0
+    batch_size: int = Field(default=128, ge=1)
+
+
+def attack_module(name: str, threat: str) -> Any:
+    """Return the module of an attack: of the ascending white-box attacker for `adaptive`, of torchattacks for `torchattacks:NAME`."""
+    if name.startswith("torchattacks:"):
+        from attacks import _torchattacks
+
+        return _torchattacks.load(name)
+    if threat == "adaptive":
+        from attacks import _ascending
+
+        if name != "pgd":
+            raise ValueError(f"the adaptive attack must be 'pgd', got {name!r}")
+        return _ascending
+    return find("attacks", name)
+
+
+def check_epsilons(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the grid, ascending without repeats.
+
+    Raises:
+        ValueError: If an epsilon lies outside [0, 1].
+    """
+    for value in values:
+        if not 0 <= value <= 1:
+            hint = f"; did you mean {value:g}/255?" if 1 < value <= 255 else ""
+            raise ValueError(f"epsilon must be in [0, 1] in units of the pixel range, got {value:g}{hint}")
+    return tuple(sorted(set(values)))
+
+
+def resolve_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a module's complete options, defaults filled in, as plain JSON values.
+
+    Raises:
+        ValueError: If an option is unknown (naming the nearest), of the wrong type or out of range.
+    """
+    config_class = find(kind, name).Config
+    return _validated(config_class, name, options)
+
+
+def _validated(config_class: type, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a plain dataclass, types converted and checked by pydantic, ranges by the dataclass itself."""
+    hints = get_type_hints(config_class)
+    fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(config_class)}
+    model = create_model("Options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()), **fields)
+    try:
+        values = model.model_validate(dict(options))
+    except ValidationError as error:
+        raise ValueError(explain(error, list(fields), f"{name} option")) from None
+    complete = config_class(**{field: getattr(values, field) for field in fields})
+    return json.loads(canonical_json(dataclasses.asdict(complete)))
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return Field(default_factory=field.default_factory) if field.default_factory is not dataclasses.MISSING else ...
+
+
+def attack_options(name: str, threat: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an attack's complete options, validated."""
+    module = attack_module(name, threat)
+    if name.startswith("torchattacks:"):
+        return module.complete(options)
+    return _validated(module.Config, name, options)
+
+
+def explain(error: ValidationError, known: list[str], what: str) -> str:
+    """Return one sentence per mistake: the setting, the value received, what would be accepted."""
+    sentences = []
+    for mistake in error.errors():
+        place = "/".join(str(part) for part in mistake["loc"])
+        if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            sentences.append(f"unknown {what} {place!r}{nearest(place, known)}; known: {', '.join(sorted(known))}")
+        elif mistake["type"] in ("value_error", "assertion_error"):
+            sentences.append(str(mistake["ctx"]["error"]) if "ctx" in mistake else mistake["msg"])
+        else:
+            rule = mistake["msg"][0].lower() + mistake["msg"][1:]
+            sentences.append(f"{what} {place!r}: {rule}, got {mistake['input']!r}")
+    return "; ".join(sentences)
+
+
+def known_settings(model: str) -> list[str]:
+    """Return the flat setting names that a trial of this model accepts."""
+    own = [field.name for field in dataclasses.fields(find("models", model).Config)]
+    return sorted({*TrialConfig.model_fields, *Training.model_fields, *own} - {"training", "fingerprint", "model_options", "target"})
+
+
+def resolve(defaults: Mapping[str, Any], settings: Mapping[str, Any], *, ignore: frozenset[str] = frozenset()) -> TrialConfig:
+    """Return the complete configuration of flat settings over nested defaults.
+
+    Args:
+        defaults: Nested defaults of the data set and scale, as `scales.trial_defaults` gives them.
+        settings: Flat settings, `codebook_size` or `retraining/num_epochs`.
+        ignore: Names that are dropped where this model has no such setting (a `--set` meant for the others).
+
+    Raises:
+        ValueError: For an unknown setting (naming the nearest), a wrong type or a value out of range.
+    """
+    values = json.loads(canonical_json(defaults))
+    model = str(settings.get("model", values.get("model", "vqunet")))
+    model = adopt(model) if model.endswith(".py") else canonical(model)
+    own = {field.name for field in dataclasses.fields(find("models", model).Config)}
+    by_model = values.pop("options_by_model", {})
+    values["model_options"] = {k: v for k, v in by_model.get(model, by_model.get("*", {})).items() if k in own}
+    if model in (by_training := values.pop("training_by_model", {})):
+        values["training"] |= by_training[model]
+    for name, value in settings.items():
+        path = name.split("/")
+        if name == "model":
+            values["model"] = model
+        elif len(path) > 1 and path[0] in ("training", "retraining", "target", "numerics", "model_options"):
+            place = values.setdefault(path[0], {})
+            for part in path[1:-1]:
+                place = place.setdefault(part, {})
+            place[path[-1]] = value
+        elif name in own:
+            values["model_options"][name] = value
+        elif name in Training.model_fields:
+            values["training"][name] = value
+        elif name in TrialConfig.model_fields and name not in ("training", "retraining", "target", "model_options", "fingerprint"):
+            values[name] = canonical(value) if name == "dataset" and isinstance(value, str) else value
+        elif name not in ignore:
+            known = known_settings(model)
+            raise ValueError(f"unknown trial setting {name!r}{nearest(name, known)}; known settings: {', '.join(known)}")
+    try:
+        return TrialConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(explain(error, known_settings(model), "trial setting")) from None
+
+
+def _training() -> str:
+    from sweeper import training
+
+    return str(training.VERSION)

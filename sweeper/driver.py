@@ -1,0 +1,182 @@
+"""The only module that imports Ray: shared stages as tasks, trials through Ray Tune, on this machine or a cluster.
+
+Ray executes; it is not the ledger. What is finished is what the tables hold, so Tune writes no loggers' files, is never restored, and runs each
+trial that it is given exactly once, or again when the process or node under it is lost.
+"""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new console engine prints tables whatever `verbose` says
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us, and our tables need no farewell
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TQDM_PATCH_PRINT": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402, the settings above are read at import
+from ray import tune  # noqa: E402
+
+from sweeper.plan import PlannedTrial, Stage  # noqa: E402
+from sweeper.sweep import Executor, View  # noqa: E402
+from sweeper.worker import Finished, Job, perform_stage, perform_trial, record_failure  # noqa: E402
+
+LOST_RETRIES = 3  # how often a trial whose process or node died is started again within one run
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial is granted, how many run at once, and where (None: this machine)."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    max_concurrent: int | None = None
+    address: str | None = None
+
+
+def executor(resources: Resources) -> Executor:
+    """Return what runs a job's stages and trials on Ray with these resources."""
+
+    def execute(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View) -> list[Finished]:
+        with _connected(resources):
+            _check_resources(resources)
+            _run_stages(job, stages, resources, view)
+            return _run_trials(job, trials, resources, view)
+
+    return execute
+
+
+@contextmanager
+def _connected(resources: Resources) -> Iterator[None]:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if resources.address is None:
+        cores = os.cpu_count() or 1
+        settings |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": 256 * 2**20}
+    else:
+        settings["address"] = resources.address
+    ray.init(**settings)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(resources: Resources) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, asked, word in (("GPU", resources.gpus, "--gpus-per-trial"), ("CPU", resources.cpus, "--cpus-per-trial")):
+        most = max((float(node.get(name, 0)) for node in nodes), default=0.0)
+        if asked > most:
+            raise ValueError(f"{word} must be at most {most:g}, the {name}s of the largest node, got {asked:g}")
+
+
+def _run_stages(job: Job, stages: Sequence[Stage], resources: Resources, view: View) -> None:
+    """Run shared stages as tasks, each after those it needs; a task whose worker dies is run again by Ray."""
+    if not stages:
+        return
+    remote = ray.remote(perform_stage).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOST_RETRIES)
+    waiting, running, done = list(stages), {}, set()
+    todo = {stage.key for stage in stages}
+    slots = _slots(resources)
+    while waiting or running:
+        for stage in [stage for stage in waiting if all(key in done or key not in todo for key in stage.needs)][: slots - len(running)]:
+            waiting.remove(stage)
+            running[remote.remote(job, stage)] = stage
+            view.stage_started(stage)
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+        for reference in ready:
+            stage = running.pop(reference)
+            ray.get(reference)  # an error of the stage is an error of the sweep: nothing can be scored without it
+            done.add(stage.key)
+            view.stage_ended(stage)
+
+
+def _slots(resources: Resources) -> int:
+    total = ray.cluster_resources()
+    slots = int(total.get("CPU", 1) // resources.cpus) if resources.cpus else 10_000
+    if resources.gpus:
+        slots = min(slots, int(total.get("GPU", 0) // resources.gpus))
+    return max(1, min(slots, resources.max_concurrent or slots))
+
+
+def _trainable(settings: dict[str, Any], *, job: Job, trials: Sequence[PlannedTrial]) -> None:
+    """Run one trial inside a Tune worker, which is used again for the next."""
+    trial = trials[settings["position"]]
+
+    def hear(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        tune.report({"progress": [stage, done, total, figures]})  # never a key `done`: Tune would end the trial
+
+    finished = perform_trial(job, trial, hear)
+    tune.report({"finished": vars(finished)})
+
+
+class _Watch(tune.Callback):
+    """Carries what trials report to the view, and writes a row for those that were lost."""
+
+    def __init__(self, job: Job, trials: Sequence[PlannedTrial], view: View) -> None:
+        self.job, self.trials, self.view = job, trials, view
+        self.finished: dict[str, Finished] = {}
+        self.started = datetime.now(UTC)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore, which we never ask for; a terminal cannot be pickled
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        planned = self.trials[trial.config["position"]]
+        if "finished" in result:
+            finished = Finished(**result["finished"])
+            self.finished[planned.trial_id] = finished
+            self.view.trial_ended(planned, finished)
+        elif "progress" in result:
+            self.view.trial_progress(planned, *result["progress"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._record(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        message = self._record(trial)
+        planned = self.trials[trial.config["position"]]
+        finished = Finished(planned.trial_id, "failed", "lost", message, str(self.job.log_path(planned.trial_id)))
+        self.finished[planned.trial_id] = finished
+        self.view.trial_ended(planned, finished)
+
+    def _record(self, trial: Any) -> str:
+        planned = self.trials[trial.config["position"]]
+        message = f"trial {planned.trial_id[:8]} ({planned.label}): its worker process or node was lost; it continues from its last checkpoint"
+        record_failure(self.job, planned, "lost", message, self.started)
+        return message
+
+
+def _run_trials(job: Job, trials: Sequence[PlannedTrial], resources: Resources, view: View) -> list[Finished]:
+    watch = _Watch(job, trials, view)
+    with tempfile.TemporaryDirectory(prefix="sweeper-tune-") as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_trainable, job=job, trials=trials), {"cpu": resources.cpus, "gpu": resources.gpus}),
+            param_space={"position": tune.grid_search(list(range(len(trials))))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=resources.max_concurrent),
+            run_config=tune.RunConfig(
+                name=f"{job.sweep.replace('/', '_')}-{int(time.time())}",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[watch],
+                failure_config=tune.FailureConfig(max_failures=LOST_RETRIES),
+            ),
+        )
+        tuner.fit()
+    return [watch.finished[trial.trial_id] for trial in trials if trial.trial_id in watch.finished]

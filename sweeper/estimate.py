@@ -1,0 +1,104 @@
+"""What a plan costs: seconds from what was measured under this results root, and bytes; and whether the disk can take it."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.artifacts import Artifacts
+from sweeper.plan import Plan, PlannedTrial, Stage
+from sweeper.results import Results
+from sweeper.sweep import state_of
+
+# Seconds per trial at `small` on one core of a 2-core machine, used until this results root holds a measured trial of the data set and scale.
+_GUESS = {"digits": (30.0, 10.0, 12.0), "": (150.0, 40.0, 40.0)}  # trained purifier, untrained, shared stage
+
+
+def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a row per trial and shared stage (stored, missing or failed; estimated seconds), and notes with the totals.
+
+    Args:
+        slots: How many trials run at once.
+    """
+    state = state_of(plan, root)
+    missing = {trial.trial_id for trial in state.missing}
+    seconds, measured = _seconds(plan, root)
+    rows: list[dict[str, Any]] = []
+    to_make = {stage.key for stage in state.stages}
+    artifacts = Artifacts(root)
+    for stage in plan.stages:
+        stored = artifacts.has(stage.kind, stage.key)
+        word = "stored" if stored else "to make" if stage.key in to_make else "not needed"
+        rows.append(
+            {
+                "what": "shared stage",
+                "name": stage.title,
+                "seed": "",
+                "state": word,
+                "seconds": 0.0 if word != "to make" else _stage_seconds(plan),
+                "key": stage.key[:12],
+            }
+        )
+    for trial in plan.trials:
+        failed = state.failed.get(trial.trial_id)
+        word = f"failed ({failed['reason']})" if failed else "to run" if trial.trial_id in missing else "stored"
+        cost = seconds[trial.trial_id] if word == "to run" else 0.0
+        rows.append({"what": "trial", "name": trial.label, "seed": trial.config.seed, "state": word, "seconds": cost, "key": trial.trial_id[:12]})
+    total = sum(row["seconds"] for row in rows) / max(1, min(slots, len(state.runnable) or 1))
+    source = f"from {measured} measured trials here" if measured else "a rough guess: nothing of this data set and scale is measured here yet"
+    notes = [
+        *plan.notes,
+        f"{len(state.runnable)} of {len(plan.trials)} trials to run, {len(state.stages)} of {len(plan.stages)} shared stages to make; "
+        f"about {total / 60:.1f} min with {slots} at once ({source}); at most {needed_bytes(plan, state.stages, state.runnable) / 2**20:.0f} MiB on disk",
+    ]
+    if state.failed:
+        notes.append(f"{len(state.failed)} trials failed by themselves and are run again only with --retry-failed")
+    return rows, notes
+
+
+def check_space(plan: Plan, root: Path) -> None:
+    """Refuse a sweep that the disk cannot hold.
+
+    Raises:
+        OSError: Naming the root, the bytes free and the bytes needed.
+    """
+    state = state_of(plan, root)
+    needed = needed_bytes(plan, state.stages, state.runnable)
+    place = root.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(
+            28, f"the sweep may need {needed / 2**20:.0f} MiB under {root.absolute()}, where {free / 2**20:.0f} MiB are free; name another --results"
+        )
+
+
+def needed_bytes(plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial]) -> int:
+    """Return an upper bound of the bytes that a run writes: fp16 perturbations, weights, tables."""
+    images = {"digits": 500}.get(plan.dataset, 10_000)
+    channels = 3 if plan.dataset == "cifar10" else 1
+    images = plan.trials[0].config.test_images or images
+    sets = sum(len(stage.cell.epsilons) * min(stage.cell.images or images, images) * channels * 32 * 32 * 2 for stage in stages if stage.cell)
+    weights = {"small": 4, "medium": 300, "paper": 300}[plan.scale] * 2**20
+    return sets + weights * (len(trials) + sum(stage.recipe is not None for stage in stages))
+
+
+def _seconds(plan: Plan, root: Path) -> tuple[dict[str, float], int]:
+    """Return trial_id -> estimated seconds, and from how many measured trials: same variant first, else trained alike."""
+    rows: list[dict[str, Any]] = []
+    if (root / "store.json").exists():
+        columns = ["variant_id", "parameters", "train_seconds", "score_seconds"]
+        rows = Results(root).read("trials", columns, {"dataset": plan.dataset, "scale": plan.scale}).to_pylist()
+    guess = _GUESS.get(plan.dataset, _GUESS[""])
+    found: dict[str, float] = {}
+    for trial in plan.trials:
+        same = [row for row in rows if row["variant_id"] == trial.variant_id]
+        alike = same or [row for row in rows if bool(row["parameters"]) == trial.config.network.is_trained]
+        costs = [(row["train_seconds"] or 0.0) + (row["score_seconds"] or 0.0) for row in alike]
+        found[trial.trial_id] = sum(costs) / len(costs) if costs else guess[0 if trial.config.network.is_trained else 1]
+    return found, len(rows)
+
+
+def _stage_seconds(plan: Plan) -> float:
+    return _GUESS.get(plan.dataset, _GUESS[""])[2]

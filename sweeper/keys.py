@@ -1,0 +1,95 @@
+"""The names of everything that a trial needs and leaves: evaluations, adversarial sets, outcomes, parts of tables.
+
+Each is a pure function of configurations, so a plan knows what is stored, and a trial aims at the same file whoever runs it, how often, and where.
+"""
+
+from collections.abc import Sequence
+
+from sweeper.config import KEY_LENGTH, Cell, EvaluationConfig, TrialConfig, key_of
+
+SCORING_VERSION = 1  # of scoring.py and materials.py: what turns weights and images into outcomes
+
+
+def attack_label(cell: Cell, evaluation: EvaluationConfig) -> str:
+    """Return the attack's name, with a short hash of its options where the evaluation runs it twice under one threat."""
+    twins = [other for other in evaluation.cells if (other.threat, other.attack) == (cell.threat, cell.attack)]
+    return cell.attack if len(twins) == 1 else f"{cell.attack}#{key_of('options', options=cell.options, epsilons=cell.epsilons)[:6]}"
+
+
+def cell_content(cell: Cell, evaluation: EvaluationConfig) -> dict[str, object]:
+    """Return what an attack's result depends on beside the networks and the data."""
+    return {
+        **cell.model_dump(mode="json"),
+        "version": cell.version,
+        "scoring_version": SCORING_VERSION,
+        "split": evaluation.split,
+        "seed": evaluation.seed,
+        "batch_size": evaluation.batch_size,
+    }
+
+
+def evaluation_id(config: TrialConfig, evaluation: EvaluationConfig) -> str:
+    """Return the identity of an evaluation on a data set: attack settings, grids, sample sets, sources, numerics."""
+    return key_of(
+        "evaluation",
+        name=evaluation.name,
+        data=config.fingerprint,
+        cells=[cell_content(cell, evaluation) for cell in evaluation.cells],
+        sources=[config.classifier_key(source) for source in evaluation.sources],
+        score_epsilon=evaluation.score_epsilon,
+        numerics=config.numerics,
+    )
+
+
+def craft_keys(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> list[str]:
+    """Return the keys of the classifiers that a shared set is crafted on: the target, or all transfer sources."""
+    if cell.threat == "transfer":
+        return [config.classifier_key(source) for source in evaluation.sources]
+    return [config.target_key]
+
+
+def set_key(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> str:
+    """Return the key of a gray-box or transfer adversarial set, the same for every trial with this target."""
+    return key_of(
+        "adversarial",
+        data=config.fingerprint,
+        crafted_on=craft_keys(config, evaluation, cell),
+        cell=cell_content(cell, evaluation),
+        numerics=config.numerics,
+    )
+
+
+def outcome_key(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> str:
+    """Return the key of one cell's outcomes on one defense: any evaluation that holds the cell finds them."""
+    shared = set_key(config, evaluation, cell) if cell.threat in ("graybox", "transfer") else None
+    return key_of(
+        "outcomes",
+        defense=config.defense_key,
+        data=config.fingerprint,
+        cell=cell_content(cell, evaluation),
+        crafted=shared,
+        numerics=config.numerics,
+    )
+
+
+def part_key(table: str, *words: str) -> str:
+    return key_of("part", table=table, words=list(words))
+
+
+def scores_part(trial_id: str, evaluation: str, cell: Cell, label: str) -> str:
+    return part_key("scores", trial_id, evaluation, cell.threat, label)
+
+
+def expected_parts(config: TrialConfig, evaluation: EvaluationConfig) -> list[str]:
+    """Return `table/part_key` of every part that a completed trial has, `trials` last."""
+    trial_id, name = config.trial_id, evaluation_id(config, evaluation)
+    parts = [f"scores/{scores_part(trial_id, name, cell, attack_label(cell, evaluation))}" for cell in evaluation.cells]
+    parts.append(f"latents/{part_key('latents', trial_id, name)}")
+    if config.network.is_trained or config.retrain != "none":
+        parts.append(f"epochs/{part_key('epochs', trial_id)}")
+    parts.append(f"trials/{trial_id}")
+    return parts
+
+
+def sample_set_id(split: str, sample_ids: Sequence[str]) -> str:
+    return f"{split}-{len(sample_ids)}-{key_of('sample_set', ids=list(sample_ids))[: KEY_LENGTH // 4]}"

@@ -1,0 +1,248 @@
+"""What trials share: the data, the original target, the transfer sources, the gray-box and transfer adversarial sets.
+
+Each is an artifact, so a sweep makes it once and every later sweep finds it. An adversarial set is kept as fp16 perturbations; what is scored is
+always what the file holds, clipped again to the ball and to [0, 1] and verified, so the maker and a later reader see the same images.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attacks._keyed import sample_keys
+from sweeper.artifacts import Artifacts, Bundle
+from sweeper.config import Cell, Classifier, EvaluationConfig, TrialConfig, attack_module
+from sweeper.datasets import Split, Splits, load, stratified_indices
+from sweeper.keys import sample_set_id, set_key
+from sweeper.lookup import find
+from sweeper.training import classification_loss, fit, numbers_from
+
+Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, epoch or batch, of how many, figures
+
+
+def no_progress(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in eval mode with frozen parameters, its weights' content hash, and its training's epochs."""
+
+    module: nn.Module
+    content: str
+    epochs: list[dict[str, float]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """An ordered list of images of a split; outcome lists follow its order.
+
+    `transfer_source` (N,) says which of the sources attacks each image under `transfer`: keyed by sample id, a third of each class.
+    """
+
+    name: str
+    split: str
+    positions: Tensor
+    sample_ids: tuple[str, ...]
+    images: Tensor
+    labels: Tensor
+    keys: Tensor
+    transfer_source: Tensor
+
+
+@dataclass(frozen=True)
+class AdversarialSet:
+    """A shared set as stored: perturbations fp16 (E, N, C, H, W) and where they came from."""
+
+    samples: SampleSet
+    epsilons: tuple[float, ...]
+    deltas: Tensor
+    crafted_on: str
+    seconds: float
+    forwards: int
+    backwards: int
+
+    def images(self, index: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the adversarial images at epsilons[index], (N, C, H, W) in [0, 1], inside the ball."""
+        clean = self.samples.images[start:stop]
+        epsilon = self.epsilons[index]
+        delta = self.deltas[index, start:stop].to(clean.device, torch.float32).clamp(-epsilon, epsilon)
+        return (clean + delta).clamp(0, 1)
+
+    def achieved(self, index: int) -> float:
+        """Return the largest perturbation that was reached at epsilons[index]."""
+        return float((self.images(index) - self.samples.images).abs().max())
+
+
+class Materials:
+    """Shared artifacts of trials, found or made on one device."""
+
+    def __init__(self, artifacts: Artifacts, data_root: Path | None, device: torch.device, progress: Progress = no_progress) -> None:
+        self.artifacts = artifacts
+        self.data_root = data_root
+        self.device = device
+        self.progress = progress
+        self._splits: dict[str, Splits] = {}
+        self._samples: dict[tuple[str, str, int | None], SampleSet] = {}
+
+    @classmethod
+    def of_splits(cls, splits: Splits) -> "Materials":
+        """Return materials for data at hand: sample sets only, nothing is stored."""
+        materials = cls(Artifacts(Path()), None, torch.device("cpu"))
+        materials._splits[splits.fingerprint] = splits
+        return materials
+
+    def splits(self, config: TrialConfig) -> Splits:
+        """Return the trial's data.
+
+        Raises:
+            ValueError: If the images at hand are not those the configuration was made for.
+        """
+        found = self._splits.get(config.fingerprint)
+        if found is None:
+            found = load(config.dataset, root=self.data_root, caps=config.caps)
+            if config.fingerprint and found.fingerprint != config.fingerprint:
+                raise ValueError(
+                    f"the images of {config.dataset} here (fingerprint {found.fingerprint[:12]}) are not those of the plan "
+                    f"({config.fingerprint[:12]}); give the same data folder and scale"
+                )
+            self._splits[found.fingerprint] = found
+        return found
+
+    def on_device(self, split: Split) -> tuple[Tensor, Tensor]:
+        return split.images.to(self.device), split.labels.to(self.device)
+
+    def build(self, config: TrialConfig, model: str, options: dict[str, object], seed: int) -> nn.Module:
+        """Return a freshly initialised module of `models/`, on the device, in channels-last layout."""
+        splits, module = self.splits(config), find("models", model)
+        torch.manual_seed(seed)
+        network = module.build(module.Config(**options), splits.image_shape, splits.num_classes)
+        return network.to(device=self.device, memory_format=torch.channels_last)
+
+    def weights(self, module: nn.Module, bundle: Bundle) -> Trained:
+        """Load a stored bundle into a built module, ready to be attacked and scored."""
+        module.load_state_dict(dict(bundle.tensors))
+        module.eval().requires_grad_(False)
+        return Trained(module, bundle.content, list(bundle.info["epochs"]), float(bundle.info["seconds"]))
+
+    def classifier(self, config: TrialConfig, recipe: Classifier) -> Trained:
+        """Return a classifier trained on the clean training images: the original target, or a transfer source."""
+        key = config.classifier_key(recipe)
+        seed = numbers_from(config.target_seed, "classifier", recipe.model, sorted(recipe.model_options.items()))
+        module = self.build(config, recipe.model, recipe.model_options, seed)
+
+        def make() -> Bundle:
+            images, labels = self.on_device(self.splits(config).train)
+            initialize = getattr(module, "initialize", None)
+            if initialize is not None:
+                initialize(images, torch.Generator(self.device).manual_seed(seed))
+            done = fit(
+                module,
+                images,
+                labels,
+                recipe.training,
+                classification_loss(module),
+                seed=seed,
+                numerics=config.numerics,
+                checkpoint=self.artifacts.checkpoint(key),
+                on_epoch=lambda row: self.progress(recipe.model, int(row["epoch"]), recipe.training.num_epochs, row),
+                name=f"training of {recipe.model}",
+            )
+            return Bundle(module.state_dict(), {"recipe": recipe.model_dump(mode="json"), "epochs": done.epochs, "seconds": done.seconds})
+
+        return self.weights(module, self.artifacts.get_or_create("classifiers", key, make))
+
+    def samples(self, config: TrialConfig, evaluation: EvaluationConfig, count: int | None) -> SampleSet:
+        """Return all images of the evaluation's split, or a fixed subset of them, stratified by class."""
+        name = (config.fingerprint, evaluation.split, count)
+        if name not in self._samples:
+            split: Split = getattr(self.splits(config), evaluation.split)
+            positions = torch.as_tensor(stratified_indices(split.labels, min(count or len(split.labels), len(split.labels)), seed=0))
+            ids = tuple(split.sample_ids[int(i)] for i in positions)
+            labels = split.labels[positions]
+            self._samples[name] = SampleSet(
+                name=sample_set_id(evaluation.split, ids),
+                split=evaluation.split,
+                positions=positions,
+                sample_ids=ids,
+                images=split.images[positions].to(self.device),
+                labels=labels.to(self.device),
+                keys=sample_keys(evaluation.seed, ids),
+                transfer_source=_assign(ids, labels, max(1, len(evaluation.sources))),
+            )
+        return self._samples[name]
+
+    def adversarial(self, config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> AdversarialSet:
+        """Return a gray-box set (crafted on the original target) or a transfer set (each image on its own source)."""
+        samples = self.samples(config, evaluation, cell.images)
+        if getattr(attack := attack_module(cell.attack, cell.threat), "RETURNS_CLEAN_ON_FAILURE", False):
+            raise ValueError(
+                f"{cell.attack} returns the clean image where it fails, so its set would pass for robustness under {cell.threat!r}; "
+                "use an attack that always perturbs"
+            )
+
+        def make() -> Bundle:
+            recipes = list(evaluation.sources) if cell.threat == "transfer" else [config.target]
+            owner = samples.transfer_source if cell.threat == "transfer" else torch.zeros_like(samples.transfer_source)
+            started, counts = time.monotonic(), {"forwards": 0, "backwards": 0}
+            deltas = torch.zeros((len(cell.epsilons), *samples.images.shape), dtype=torch.float16)
+            sources = [self.classifier(config, recipe) for recipe in recipes]
+            batches = [
+                (source, picked)
+                for index, source in enumerate(sources)
+                for picked in torch.split((owner == index).nonzero()[:, 0], evaluation.batch_size)
+            ]
+            for done, (source, picked) in enumerate(batches, 1):
+                images = samples.images[picked].contiguous(memory_format=torch.channels_last)
+                settings = {"config": attack.Config(**cell.options)} if hasattr(attack, "Config") else cell.options
+                with counted(source.module, counts):
+                    adversarial = attack.perturb(
+                        source.module, images, samples.labels[picked], epsilons=cell.epsilons, keys=samples.keys[picked], **settings
+                    )
+                deltas[:, picked] = (adversarial - images).to(torch.float16).cpu()
+                self.progress(f"{cell.threat} {cell.attack}", done, len(batches), {})
+            if not torch.isfinite(deltas).all():
+                raise ArithmeticError(f"{cell.attack} under {cell.threat} made images that are not finite")
+            info = {"crafted_on": "+".join(s.content[:16] for s in sources), "seconds": time.monotonic() - started, **counts}
+            return Bundle({"deltas": deltas}, info | {"cell": cell.model_dump(mode="json"), "sample_set": samples.name})
+
+        bundle = self.artifacts.get_or_create("adversarial", set_key(config, evaluation, cell), make)
+        info = bundle.info
+        return AdversarialSet(
+            samples, cell.epsilons, bundle.tensors["deltas"], info["crafted_on"], info["seconds"], info["forwards"], info["backwards"]
+        )
+
+
+@contextmanager
+def counted(module: nn.Module, counts: dict[str, int]) -> Iterator[None]:
+    """Count the images that pass forward and backward through a module, into `counts["forwards"]` and `counts["backwards"]`."""
+
+    def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        count = len(output)
+        counts["forwards"] += count
+        if output.requires_grad:
+            output.register_hook(lambda gradient: backward(count))
+
+    def backward(count: int) -> None:
+        counts["backwards"] += count
+
+    handle = module.register_forward_hook(forward)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _assign(sample_ids: Sequence[str], labels: Tensor, sources: int) -> Tensor:
+    """Return the source of each image, int64 (N,): within each class in turn, in an order keyed by sample id."""
+    keys = sample_keys(0, sample_ids)
+    owner = torch.zeros(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        owner[members[keys[members].argsort(stable=True)]] = (torch.arange(len(members)) + int(label)) % sources
+    return owner

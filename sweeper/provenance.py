@@ -1,0 +1,41 @@
+"""Where and with what a result was computed: columns of `trials` and `attempts`."""
+
+import json
+import resource
+import socket
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from sweeper.lookup import ROOT
+
+LIBRARIES = ("sweeper", "torch", "ray", "torchattacks", "numpy", "pyarrow")
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Return host, device, git commit, library versions (JSON) and the peak memory of this process in bytes."""
+    if device.type == "cuda":
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
+    else:
+        name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    versions = json.dumps({library: version(library) for library in LIBRARIES}, sort_keys=True)
+    return {"host": socket.gethostname(), "device": name, "memory_bytes": memory, "git_commit": git_commit(), "versions": versions}
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit of the source tree, with `+` where it has uncommitted changes, or None outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # an installed wheel has no repository, and that is a fact worth storing as such
+    return done.stdout.strip()

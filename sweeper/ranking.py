@@ -1,0 +1,279 @@
+"""Rank a sweep's variants from the tables alone: no torch, no Ray, no rerun.
+
+`robust_score`, the default, is the area under the worst case over all adaptive attacks, on the trial's final classifier, from epsilon 0 to the
+data set's `score_epsilon`. Gray-box and transfer figures stand beside it and never instead of it. A variant with missing or failed trials is
+named, and one without any completed trial stands last.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sweeper.lookup import canonical, nearest
+from sweeper.results import Results
+from sweeper.statistics import Estimate, image_scores, over_images, over_seeds, worst_broken_at
+
+BY = ("robust_score", "clean", "psnr", "seconds")
+_CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>[^@]+)@(?P<epsilon>[0-9./e-]+)$")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rows best first, as JSON shows them, with what a reader must know beside them."""
+
+    rows: list[dict[str, Any]]
+    title: str
+    notes: list[str] = field(default_factory=list)
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Return the rows as a table for people: percent, intervals in brackets."""
+        return [_shown(row, self.rows[0]["by"]) for row in self.rows]
+
+
+def latest_plan(results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None) -> list[dict[str, Any]]:
+    """Return the `sweeps` rows of the plan that was run last under that name (on that data set), or of the plan named.
+
+    Raises:
+        ValueError: If there is none; the message lists the sweeps there are.
+    """
+    name = canonical(sweep.removesuffix(".py").rpartition("/")[2])
+    runs = results.read("runs", ["sweep", "plan_hash", "dataset", "started"]).to_pylist()
+    mine = [
+        run
+        for run in runs
+        if run["sweep"] == name
+        and (dataset is None or run["dataset"] == canonical(dataset))
+        and (plan_hash is None or run["plan_hash"].startswith(plan_hash))
+    ]
+    if not mine:
+        names = sorted({f"{run['sweep']} on {run['dataset']}" for run in runs})
+        wanted = name + (f" on {canonical(dataset)}" if dataset else "") + (f" with plan {plan_hash}" if plan_hash else "")
+        raise ValueError(f"no sweep {wanted!r} under {results.root}{nearest(name, {run['sweep'] for run in runs})}; there are: {', '.join(names)}")
+    chosen = max(mine, key=lambda run: run["started"])["plan_hash"]
+    return results.read("sweeps", where={"plan_hash": chosen}).to_pylist()
+
+
+def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return trial_id -> status (`completed`, `failed`, `missing`), with reason, message and log of a failure."""
+    tables = {part.partition("/")[0] for row in planned for part in row["parts"]}
+    stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
+    found: dict[str, dict[str, Any]] = {}
+    for row in planned:
+        rest = [part for part in row["parts"] if part not in stored]
+        found[row["trial_id"]] = {"status": "missing" if rest else "completed", "parts": f"{len(row['parts']) - len(rest)}/{len(row['parts'])}"}
+    if all(state["status"] == "completed" for state in found.values()):
+        return found
+    columns = ["trial_id", "attempt", "status", "reason", "message", "log"]
+    for attempt in sorted(results.read("attempts", columns).to_pylist(), key=lambda attempt: attempt["attempt"]):
+        state = found.get(attempt["trial_id"])
+        if state is not None and state["status"] != "completed" and attempt["status"] == "failed":
+            state |= {name: attempt[name] for name in ("status", "reason", "message", "log")}
+    return found
+
+
+def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = "robust_score", plan_hash: str | None = None) -> Ranking:
+    """Return a sweep's variants, best first.
+
+    Args:
+        by: `robust_score`, `clean`, `psnr`, `seconds` (less is better), or `THREAT/ATTACK@EPSILON`.
+
+    Raises:
+        ValueError: If the sweep or the quantity is unknown, or the evaluation is `quick`, which never ranks.
+    """
+    planned = latest_plan(results, sweep, dataset, plan_hash)
+    first = planned[0]
+    if first["evaluation"] == "quick":
+        raise ValueError("the quick evaluation prunes a search and never ranks; run with --evaluation standard")
+    state = states(results, planned)
+    trials = {
+        row["trial_id"]: row for row in results.read("trials", ["trial_id", "psnr", "train_seconds", "score_seconds", "parameters"]).to_pylist()
+    }
+    figures = _figures(results, first["evaluation_id"], {row["trial_id"] for row in planned}, float(first["score_epsilon"]), by)
+    perplexity = _codebooks(results, first["evaluation_id"])
+
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in planned:
+        groups[row["variant_id"]].append(row)
+    rows = []
+    for variant_id, members in groups.items():
+        done = [row["trial_id"] for row in members if state[row["trial_id"]]["status"] == "completed"]
+        values = [figures[trial_id] | _costs(trials[trial_id]) for trial_id in done]
+        row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "trial_ids": [member["trial_id"] for member in members]}
+        row |= {"is_reference": members[0]["is_reference"], "seeds": len(done), "planned_seeds": len(members), "by": by}
+        names = dict.fromkeys(name for value in values for name in value if not name.startswith("_"))
+        row |= {name: _mean([value.get(name) for value in values]) for name in names}
+        row |= _interval(values, by)
+        row["perplexity"], row["usage"] = _over_depths([perplexity.get(trial_id, []) for trial_id in done])
+        row["status"] = _status([state[member["trial_id"]] for member in members])
+        row["trouble"] = [f"{state[m['trial_id']]['status']}: {state[m['trial_id']].get('message') or m['trial_id'][:8]}"
+                          for m in members if state[m["trial_id"]]["status"] != "completed"]  # fmt: skip
+        rows.append(row)
+    sign = 1 if by == "seconds" else -1
+    rows.sort(key=lambda row: (row.get(by) is None, sign * row[by] if row.get(by) is not None else 0.0))
+    for place, row in enumerate(rows, 1):
+        row["rank"] = place if row.get(by) is not None else None
+    title = f"{first['sweep']} on {first['dataset']} ({first['scale']}, {first['evaluation']}), by {by}"
+    return Ranking(rows, title, _notes(rows, by, float(first["score_epsilon"])))
+
+
+def _figures(results: Results, evaluation: str, wanted: set[str], score_epsilon: float, by: str) -> dict[str, dict[str, Any]]:
+    """Return trial_id -> figures of its final classifier: `retrained` where it has one."""
+    columns = ["trial_id", "attack", "epsilon", "threat", "classifier", "accuracy", "ci_low", "ci_high"]
+    cell = _CELL.match(by)
+    if cell is None and by not in BY:
+        raise ValueError(f"cannot rank by {by!r}{nearest(by, BY)}; known: {', '.join(BY)}, or THREAT/ATTACK@EPSILON such as graybox/pgd@0.1")
+    asked = _epsilon(cell["epsilon"]) if cell else None
+    epsilons = sorted({float(e) for e in _unique(results, evaluation)})
+    near = [e for e in epsilons if abs(e - score_epsilon) < 1e-9 or (asked is not None and abs(e - asked) < 1e-9) or e == 0]
+    rows = results.read("scores", columns, {"evaluation_id": evaluation, "epsilon": near}).to_pylist()
+    rows = [row for row in rows if row["trial_id"] in wanted]
+    final = {row["trial_id"]: "original" for row in rows} | {row["trial_id"]: "retrained" for row in rows if row["classifier"] == "retrained"}
+    found: dict[str, dict[str, Any]] = {trial_id: {} for trial_id in final}
+    for row in rows:
+        figures = found[row["trial_id"]]
+        if row["threat"] == "clean" and row["classifier"] == "unfiltered":
+            figures["clean_undefended"] = row["accuracy"]
+        if row["classifier"] != final[row["trial_id"]]:
+            continue
+        if row["threat"] == "clean":
+            figures |= {"clean": row["accuracy"], "_clean_ci": (row["ci_low"], row["ci_high"])}
+            continue
+        if abs(row["epsilon"] - score_epsilon) < 1e-9:
+            name = f"{row['threat']}@{_short(score_epsilon)}"
+            figures[name] = min(row["accuracy"], figures.get(name, 1.0))
+        if cell and asked is not None and (row["threat"], row["attack"]) == (cell["threat"], cell["attack"]) and abs(row["epsilon"] - asked) < 1e-9:
+            figures |= {by: row["accuracy"], f"_{by}_ci": (row["ci_low"], row["ci_high"])}
+    if cell and not any(by in figures for figures in found.values()):
+        there = sorted({f"{row['threat']}/{row['attack']}" for row in rows if row["threat"] != "clean"})
+        raise ValueError(
+            f"no scores for {by!r}; threats and attacks there are: {', '.join(there)}; epsilons: {', '.join(f'{e:g}' for e in epsilons)}"
+        )
+    for figures in found.values():
+        if "clean" in figures and "clean_undefended" in figures:
+            figures["clean_drop"] = figures["clean_undefended"] - figures["clean"]
+    _add_scores(results, evaluation, found, final, score_epsilon)
+    return found
+
+
+def _unique(results: Results, evaluation: str) -> set[float]:
+    return set(results.read("scores", ["epsilon"], {"evaluation_id": evaluation}).column("epsilon").unique().to_pylist())
+
+
+def _add_scores(results: Results, evaluation: str, found: dict[str, dict[str, Any]], final: dict[str, str], score_epsilon: float) -> None:
+    """Add `robust_score` and its interval over images, from `broken_at` of every adaptive attack."""
+    curves = results.read("scores", ["trial_id", "attack", "threat", "epsilon", "classifier", "accuracy", "broken_at"],
+                          {"evaluation_id": evaluation, "threat": ["adaptive", "adaptive_bpda", "adaptive_soft"]}).to_pylist()  # fmt: skip
+    grids: dict[str, set[float]] = defaultdict(set)
+    broken: dict[str, list[list[float]]] = defaultdict(list)
+    for row in curves:
+        if row["trial_id"] in found and row["classifier"] == final[row["trial_id"]]:
+            grids[row["trial_id"]].add(row["epsilon"])
+            if row["broken_at"] is not None:
+                broken[row["trial_id"]].append(row["broken_at"])
+    for trial_id, lists in broken.items():
+        scores = image_scores(worst_broken_at(lists), sorted(grids[trial_id]), score_epsilon)
+        estimate = over_images(scores)
+        found[trial_id] |= {"robust_score": estimate.mean, "_robust_score_ci": (estimate.low, estimate.high)}
+
+
+def _codebooks(results: Results, evaluation: str) -> dict[str, list[tuple[int, float, float]]]:
+    """Return trial_id -> (depth, perplexity, usage) on clean images."""
+    columns = ["trial_id", "depth", "perplexity", "usage"]
+    found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    for row in results.read("latents", columns, {"evaluation_id": evaluation, "threat": "clean"}).to_pylist():
+        if row["perplexity"] is not None:
+            found[row["trial_id"]].append((row["depth"], row["perplexity"], row["usage"]))
+    return found
+
+
+def _over_depths(trials: Sequence[list[tuple[int, float, float]]]) -> tuple[list[float] | None, list[float] | None]:
+    depths = sorted({depth for trial in trials for depth, _, _ in trial})
+    if not depths:
+        return None, None
+    mean = [[float(np.mean([row[column] for trial in trials for row in trial if row[0] == depth])) for depth in depths] for column in (1, 2)]
+    return mean[0], mean[1]
+
+
+def _costs(trial: dict[str, Any]) -> dict[str, Any]:
+    seconds = (trial["train_seconds"] or 0.0) + (trial["score_seconds"] or 0.0)
+    return {"psnr": trial["psnr"], "seconds": seconds, "parameters": trial["parameters"]}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _interval(values: Sequence[dict[str, Any]], by: str) -> dict[str, Any]:
+    """Return ci_low, ci_high and what they are over: images for one seed, seeds for more."""
+    known = [value[by] for value in values if value.get(by) is not None]
+    if len(known) >= 2:
+        estimate: Estimate = over_seeds(known)
+        return {"ci_low": estimate.low, "ci_high": estimate.high, "std": estimate.std, "ci_over": "seeds"}
+    low, high = values[0].get(f"_{by}_ci", (None, None)) if values else (None, None)
+    return {"ci_low": low, "ci_high": high, "std": None, "ci_over": "images" if low is not None else None}
+
+
+def _status(members: Sequence[dict[str, Any]]) -> str:
+    counts = {word: sum(member["status"] == word for member in members) for word in ("completed", "failed", "missing")}
+    if counts["completed"] == len(members):
+        return "completed"
+    return ", ".join(f"{count} {word}" if len(members) > 1 else word for word, count in counts.items() if count)
+
+
+def _notes(rows: Sequence[dict[str, Any]], by: str, score_epsilon: float) -> list[str]:
+    notes = []
+    for row in rows:
+        notes += [f"{row['label']}: {trouble}" for trouble in row["trouble"]]
+    seeds = max((row["seeds"] for row in rows), default=0)
+    if seeds <= 1:
+        notes.append("One seed: nothing is tested between settings, since another seed can move a row by tens of points; intervals are over images, for these "
+                     "checkpoints. Run with --seeds 3 or more to compare settings.")  # fmt: skip
+    elif best := [row for row in rows if row["rank"] == 1 and row["ci_low"] is not None and row["ci_over"] == "seeds"]:
+        near = [row["label"] for row in rows[1:] if row.get("ci_high") is not None and row["ci_high"] >= best[0]["ci_low"]]
+        notes.append(
+            f"Intervals are over seeds (t, {seeds - 1} degrees of freedom). Their interval meets that of the first row: {', '.join(near) or 'none'}."
+        )
+    notes.append(f"graybox and transfer: lowest accuracy over their attacks at epsilon {_short(score_epsilon)}, by an attacker who does not know the purifier; "
+                 "adaptive: by one who differentiates through it. Figures hold for this target (target_seed).")  # fmt: skip
+    return notes
+
+
+def _shown(row: dict[str, Any], by: str) -> dict[str, Any]:
+    def percent(name: str) -> str:
+        return "" if row.get(name) is None else f"{100 * row[name]:.1f}"
+
+    interval = "" if row["ci_low"] is None else f" [{_figure(row['ci_low'], by)}, {_figure(row['ci_high'], by)}]"
+    shown: dict[str, Any] = {"rank": row["rank"] or "-", "variant": row["label"]}
+    shown[by] = "" if row.get(by) is None else _figure(row[by], by) + interval
+    threats = [name for threat in ("graybox", "transfer", "adaptive") for name in row if name.startswith(threat + "@")]
+    shown |= {f"{name} %": percent(name) for name in threats}
+    shown |= {"clean %": percent("clean"), "drop": "" if row.get("clean_drop") is None else f"{100 * row['clean_drop']:+.1f}"}
+    shown["perplexity"] = " ".join(f"{value:.0f}" for value in row["perplexity"] or [])
+    shown["seeds"] = str(row["seeds"]) if row["seeds"] == row["planned_seeds"] else f"{row['seeds']} of {row['planned_seeds']}"
+    shown["seconds"] = "" if row.get("seconds") is None else f"{row['seconds']:.0f}"
+    shown["status"] = row["status"]
+    return shown
+
+
+def _figure(value: float, by: str) -> str:
+    return f"{value:.1f}" if by in ("psnr", "seconds") else f"{value:.3f}"
+
+
+def _short(epsilon: float) -> str:
+    whole = epsilon * 255
+    return (
+        f"{epsilon:g}" if abs(epsilon - round(epsilon, 4)) < 1e-12 else f"{whole:g}/255" if abs(whole - round(whole, 2)) < 1e-9 else f"{epsilon:.4g}"
+    )
+
+
+def _epsilon(text: str) -> float:
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"an epsilon is a number or a fraction such as 8/255, got {text!r}") from None

@@ -1,0 +1,164 @@
+"""How sure a number is: Wilson intervals, the area under a robustness curve, worst cases over attacks, means over seeds.
+
+Numpy and scipy.special only (scipy.stats takes more than a second to import). Confidence is 95 % unless said otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, stdtrit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its spread. `low` and `high` are None where n = 1: one value says nothing about its own spread."""
+
+    mean: float
+    std: float | None  # of the values (n - 1), not of the mean
+    n: int
+    low: float | None
+    high: float | None
+
+
+def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a share, both ends in [0, 1].
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", 1927. Unlike the normal interval it stays inside [0, 1] and
+    does not shrink to a point at 0 or n correct.
+
+    Raises:
+        ValueError: Unless 0 <= correct <= n and n >= 1.
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"wilson needs 0 <= correct <= n and n >= 1, got correct {correct}, n {n}")
+    z = _normal_quantile(confidence)
+    share, spread = correct / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * np.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def worst_case(outcomes: Sequence[ArrayLike]) -> NDArray[np.bool_]:
+    """Return which images survive every attack, bool (N,), from one outcome list (is it still correct?) per attack.
+
+    This is the per-image worst case; the least of the attacks' accuracies would be larger.
+
+    Raises:
+        ValueError: If there is no list, or their lengths differ (they must be over the same images in the same order).
+    """
+    return np.logical_and.reduce(_stack("outcome lists", outcomes, np.bool_))
+
+
+def worst_broken_at(curves: Sequence[ArrayLike]) -> NDArray[np.float32]:
+    """Return at which epsilon the first of several attacks on one grid breaks each image, float32 (N,), infinity if none does."""
+    return np.minimum.reduce(_stack("broken_at lists", curves, np.float32))
+
+
+def area_under_curve(epsilons: ArrayLike, accuracy: ArrayLike, score_epsilon: float) -> float:
+    """Return the mean height of an accuracy curve from epsilon 0 to score_epsilon, by trapezoids; in [0, 1].
+
+    Args:
+        epsilons: Ascending from 0; the last is at least score_epsilon. Between two points the curve is a line, also where score_epsilon cuts it.
+        accuracy: One value in [0, 1] per epsilon, the clean accuracy first.
+        score_epsilon: Where the area ends, > 0.
+    """
+    grid = np.asarray(epsilons, dtype=np.float64)
+    return float(np.asarray(accuracy, dtype=np.float64) @ _trapezoid_weights(grid, score_epsilon))
+
+
+def image_scores(broken_at: ArrayLike, epsilons: ArrayLike, score_epsilon: float, clean_outcomes: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Return each image's own area under the curve, float (N,) in [0, 1]; their mean is `robust_score`.
+
+    An image's curve is 1 where it is still correct and 0 from broken_at on. The mean of these curves is the accuracy curve and the area is linear,
+    so the mean of the areas is the area under the accuracy curve, and their spread tells how sure it is.
+
+    Args:
+        broken_at: First epsilon of the grid that breaks each image, (N,): 0 if it is wrong unperturbed, infinity if none does. Compared in float32,
+            as stored.
+        epsilons: The attack's grid, ascending, with or without 0.
+        score_epsilon: Where the area ends; at most the largest epsilon.
+        clean_outcomes: Is each image correct unperturbed, (N,); where broken_at does not say so with a 0.
+    """
+    grid = np.asarray(epsilons, dtype=np.float64)
+    if grid.size and grid[0] > 0:
+        grid = np.concatenate([[0.0], grid])
+    weights = _trapezoid_weights(grid, score_epsilon)
+    broken = np.asarray(broken_at, dtype=np.float32)
+    if clean_outcomes is not None:
+        broken = np.where(_stack("outcomes", [clean_outcomes, broken > 0], np.bool_).all(axis=0), broken, np.float32(0))
+    survived = broken[:, None] > grid.astype(np.float32)  # (N, E)
+    return survived @ weights
+
+
+def over_images(scores: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Return the mean of per-image values in [0, 1] with its interval over images: this checkpoint on other images, not another training.
+
+    A normal interval in the manner of Agresti and Coull (1998): z²/2 imagined images at 0 and as many at 1 join its centre and its variance, so that
+    it does not shrink to a point where every image is broken. For values of 0 and 1 it is theirs, a little wider than Wilson's. `mean` and `std`
+    are those of the real images alone.
+    """
+    values = _values(scores)
+    z = _normal_quantile(confidence)
+    n = values.size + z * z
+    middle = (values.sum() + z * z / 2) / n
+    variance = (np.square(values).sum() + z * z / 2) / n - middle**2
+    half = z * np.sqrt(variance / n)
+    low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return Estimate(float(values.mean()), _std(values), values.size, low, high)
+
+
+def over_seeds(values: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Return the mean of one value per training seed with the t interval of S - 1 degrees of freedom; no interval for one seed.
+
+    Also for paired differences, seed by seed. Not clipped to [0, 1]: an interval that leaves it says that there are too few seeds.
+    """
+    seeds = _values(values)
+    mean, std = float(seeds.mean()), _std(seeds)
+    if std is None:
+        return Estimate(mean, None, seeds.size, None, None)
+    half = float(stdtrit(seeds.size - 1, 0.5 + confidence / 2)) * std / np.sqrt(seeds.size)
+    return Estimate(mean, std, seeds.size, float(mean - half), float(mean + half))
+
+
+def _trapezoid_weights(grid: NDArray[np.float64], score_epsilon: float) -> NDArray[np.float64]:
+    """Return what each point of a curve contributes to its mean height from 0 to score_epsilon; they sum to 1."""
+    if grid.ndim != 1 or grid.size < 2 or grid[0] != 0 or not (np.diff(grid) > 0).all():
+        raise ValueError(f"epsilons must ascend from 0, at least two of them, got {grid.tolist()}")
+    if not 0 < score_epsilon <= grid[-1] * (1 + 1e-6):
+        raise ValueError(f"score_epsilon must be above 0 and within the grid, which ends at {grid[-1]:g}, got {score_epsilon:g}")
+    weights = np.zeros_like(grid)
+    for left in range(grid.size - 1):
+        width = grid[left + 1] - grid[left]
+        covered = min(max(score_epsilon - grid[left], 0.0), width)
+        if abs(covered - width) < 1e-6 * width:  # 8/255 and its float32 are the same point
+            covered = width
+        reach = covered / width  # the curve at the cut is (1 - reach) left + reach right
+        weights[left] += covered * (2 - reach) / 2
+        weights[left + 1] += covered * reach / 2
+    return weights / weights.sum()
+
+
+def _stack(what: str, lists: Sequence[ArrayLike], dtype: type[np.generic]) -> NDArray:
+    arrays = [np.asarray(values, dtype=dtype) for values in lists]
+    if not arrays or any(array.shape != arrays[0].shape or array.ndim != 1 for array in arrays):
+        raise ValueError(f"{what} must be at least one, over the same images, got lengths {[array.size for array in arrays]}")
+    return np.stack(arrays)
+
+
+def _values(values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"a mean needs at least one value, got shape {array.shape}")
+    return array
+
+
+def _std(values: NDArray[np.float64]) -> float | None:
+    return float(values.std(ddof=1)) if values.size > 1 else None
+
+
+def _normal_quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    return float(ndtri(0.5 + confidence / 2))

@@ -1,0 +1,171 @@
+"""Run a plan: record it, make what is missing, and say how every trial ended. Ray is behind one door (`driver.py`); `inline` needs none."""
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweeper.artifacts import Artifacts
+from sweeper.config import EvaluationConfig, TrialConfig
+from sweeper.datasets import Splits, load
+from sweeper.keys import part_key
+from sweeper.lookup import sources
+from sweeper.materials import Materials
+from sweeper.plan import Plan, PlannedTrial, Stage, of_config
+from sweeper.provenance import git_commit
+from sweeper.results import Results
+from sweeper.worker import Finished, Job, perform_stage, perform_trial
+
+OWN_FAULT = ("nan", "oom", "bug")  # tried again only when asked
+
+
+class View(Protocol):
+    """What watches a sweep: the live display, or plain lines."""
+
+    def begin(self, plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial], done: int) -> None: ...
+    def stage_started(self, stage: Stage) -> None: ...
+    def stage_ended(self, stage: Stage) -> None: ...
+    def trial_progress(self, trial: PlannedTrial, stage: str, done: int, total: int, figures: dict[str, float]) -> None: ...
+    def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None: ...
+
+
+Executor = Callable[[Job, Sequence[Stage], Sequence[PlannedTrial], View], list[Finished]]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a results root holds of a plan."""
+
+    missing: list[PlannedTrial]
+    stages: list[Stage]
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)  # trial_id -> its last failed attempt, not to be tried again unasked
+
+    @property
+    def runnable(self) -> list[PlannedTrial]:
+        return [trial for trial in self.missing if trial.trial_id not in self.failed]
+
+
+def state_of(plan: Plan, results_root: Path, *, retry_failed: bool = False) -> State:
+    """Return what of the plan is missing; nothing is written, and the root need not exist."""
+    if not (results_root / "store.json").exists():
+        return State(plan.missing(()), plan.needed(plan.trials, {}))
+    results, artifacts = Results(results_root), Artifacts(results_root)
+    tables = sorted({part.partition("/")[0] for trial in plan.trials for part in trial.parts})
+    stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
+    missing = plan.missing(stored)
+    failed = {} if retry_failed else _failed(results, missing)
+    keys = {kind: {stage.key for stage in plan.stages if artifacts.has(kind, stage.key)} for kind in ("classifiers", "adversarial")}
+    runnable = [trial for trial in missing if trial.trial_id not in failed]
+    return State(missing, plan.needed(runnable, keys), failed)
+
+
+def _failed(results: Results, missing: Sequence[PlannedTrial]) -> dict[str, dict[str, Any]]:
+    if not missing:
+        return {}
+    wanted = {(trial.trial_id, trial.evaluation_id) for trial in missing}
+    columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
+    rows = [row for row in results.read("attempts", columns).to_pylist() if (row["trial_id"], row["evaluation_id"]) in wanted]
+    last = {row["trial_id"]: row for row in sorted(rows, key=lambda row: row["attempt"])}
+    return {trial_id: row for trial_id, row in last.items() if row["status"] == "failed" and row["reason"] in OWN_FAULT}
+
+
+def run_sweep(
+    plan: Plan, splits: Splits, results_root: Path, data_root: Path | None, execute: Executor, view: View, *, retry_failed: bool = False
+) -> list[Finished]:
+    """Run what is missing of a plan and return how it ended, trials that were stored already not among them.
+
+    Raises:
+        ValueError: If the results root cannot be used.
+        KeyboardInterrupt: If interrupted; what was computed is stored, and running again continues.
+    """
+    results = Results(results_root, create=True)
+    record_plan(plan, splits, results)
+    state = state_of(plan, results_root, retry_failed=retry_failed)
+    view.begin(plan, state.stages, state.runnable, len(plan.trials) - len(state.missing))
+    if not state.runnable:
+        return []
+    job = Job(plan.sweep, Path(results_root).absolute(), data_root, plan.evaluation, sources())
+    finished = execute(job, state.stages, state.runnable, view)
+    results.compact()
+    return finished
+
+
+def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
+    """Store the plan (`sweeps`), this invocation (`runs`), the images and the sample sets; what is stored already stays."""
+    rows = [
+        {
+            "sweep": plan.sweep, "plan_hash": plan.plan_hash, "trial_id": trial.trial_id, "variant_id": trial.variant_id, "label": trial.label,
+            "factor": trial.factor or None, "level": trial.level or None, "is_reference": trial.is_reference,
+            "reference_variant_id": trial.reference_variant_id, "seed": trial.config.seed, "evaluation_id": trial.evaluation_id,
+            "evaluation": plan.evaluation.name, "dataset": plan.dataset, "scale": plan.scale, "parts": list(trial.parts),
+            "score_epsilon": plan.evaluation.score_epsilon,
+        }
+        for trial in plan.trials
+    ]  # fmt: skip
+    results.publish("sweeps", part_key("sweeps", plan.plan_hash), rows)
+    started, host = datetime.now(UTC), socket.gethostname()
+    run = {
+        "sweep": plan.sweep, "plan_hash": plan.plan_hash, "dataset": plan.dataset, "evaluation_id": plan.evaluation_id,
+        "command": " ".join(sys.argv[1:]), "started": started, "host": host, "trials": len(plan.trials), "git_commit": git_commit(),
+    }  # fmt: skip
+    results.publish("runs", part_key("runs", plan.plan_hash, host, started.isoformat()), [run])
+    samples = [
+        {"dataset": plan.dataset, "fingerprint": splits.fingerprint, "sample_id": name, "label": int(label), "split": split}
+        for split in ("train", "validation", "test")
+        for name, label in zip(getattr(splits, split).sample_ids, getattr(splits, split).labels, strict=True)
+    ]
+    results.publish("samples", part_key("samples", splits.fingerprint), samples)
+    _record_sample_sets(plan, results, splits)
+
+
+def _record_sample_sets(plan: Plan, results: Results, splits: Splits) -> None:
+    materials = Materials.of_splits(splits)
+    for images in {cell.images for cell in plan.evaluation.cells}:
+        chosen = materials.samples(plan.trials[0].config, plan.evaluation, images)
+        owner = chosen.transfer_source.tolist() if plan.evaluation.sources else None
+        row = {
+            "sample_set": chosen.name, "dataset": plan.dataset, "split": chosen.split, "n": len(chosen.sample_ids),
+            "sample_ids": list(chosen.sample_ids), "labels": chosen.labels.tolist(), "transfer_source": owner,
+        }  # fmt: skip
+        results.publish("sample_sets", part_key("sample_sets", chosen.name), [row])
+
+
+def inline(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View) -> list[Finished]:
+    """Do everything in this process, one after the other."""
+    for stage in stages:
+        view.stage_started(stage)
+        perform_stage(job, stage)
+        view.stage_ended(stage)
+    finished = []
+    for trial in trials:
+
+        def hear(stage: str, done: int, total: int, figures: dict[str, float], trial: PlannedTrial = trial) -> None:
+            view.trial_progress(trial, stage, done, total, figures)
+
+        finished.append(perform_trial(job, trial, hear))
+        view.trial_ended(trial, finished[-1])
+    return finished
+
+
+def run_one(path: Path, results_root: Path, data_root: Path | None) -> Finished:
+    """Run the trial of a JSON file in this process: `{"config": …}` or a configuration itself, under the scale's standard evaluation.
+
+    Raises:
+        ValueError: If the file cannot be read as a trial's configuration.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        config = TrialConfig.model_validate(values.get("config", values))
+        chosen = EvaluationConfig.model_validate(values["evaluation"]) if "evaluation" in values else None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read a trial from {path}: {error}") from error
+    splits = load(config.dataset, root=data_root, caps=config.caps)
+    plan = of_config(config.model_copy(update={"fingerprint": splits.fingerprint}), chosen)
+    results = Results(results_root, create=True)
+    record_plan(plan, splits, results)
+    job = Job(plan.sweep, Path(results_root).absolute(), data_root, plan.evaluation, sources())
+    return perform_trial(job, plan.trials[0])

@@ -1,0 +1,324 @@
+"""One trial, start to end, without Ray: train -> retrain -> score -> rows.
+
+What it says outward is handed in: `publish(table, part, rows)` takes the rows, `progress(stage, done, total, figures)` hears how far it is. So a
+trial runs in a debugger (`python -m sweeper trial CONFIG.json`) as it runs on a cluster. Each expensive step is an artifact, so a trial that is
+interrupted continues where it was.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks import fgsm
+from sweeper.artifacts import Bundle, content_hash
+from sweeper.config import Cell, EvaluationConfig, TrialConfig, canonical_json
+from sweeper.keys import attack_label, evaluation_id, outcome_key, part_key, scores_part
+from sweeper.materials import Materials, SampleSet, Trained
+from sweeper.provenance import provenance
+from sweeper.schemas import TABLES
+from sweeper.scoring import Defense, Outcomes, purify, score_adaptive, score_static
+from sweeper.statistics import wilson
+from sweeper.training import Fit, classification_loss, fit, numbers_from, purification_loss
+
+Rows = Sequence[dict[str, Any]]
+Publish = Callable[[str, str, Rows], object]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the live view and the log say of a finished trial; accuracies in [0, 1]."""
+
+    clean_accuracy: float
+    adaptive_accuracy: float | None
+    train_seconds: float
+    score_seconds: float
+
+
+def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Materials, publish: Publish, attempt: int = 1) -> Summary:
+    """Train, retrain and score one trial and publish its rows, `trials` last: from then on it is visible, and finished.
+
+    Raises:
+        Diverged: If a training's loss is not finite.
+        StorageError: If the results root cannot take an artifact or a part.
+    """
+    torch.set_num_threads(config.numerics.threads)
+    started, clock = datetime.now(UTC), time.monotonic()
+    trial_id, evaluation_name = config.trial_id, evaluation_id(config, evaluation)
+    target = materials.classifier(config, config.target)
+    purifier = _purifier(config, materials, target)
+    retrained = _retrained(config, materials, target, purifier) if config.retrain != "none" else None
+    train_seconds = purifier.seconds + (retrained.seconds if retrained else 0.0)
+
+    scoring = time.monotonic()
+    latents: list[dict[str, Any]] = []
+    rows_by_cell: dict[str, list[dict[str, Any]]] = {}
+    for done, cell in enumerate(evaluation.cells):
+        materials.progress(f"score {cell.threat} {cell.attack}", done, len(evaluation.cells), {})
+        outcomes = _outcomes(config, evaluation, cell, materials, target, purifier, retrained)
+        label = attack_label(cell, evaluation)
+        samples = materials.samples(config, evaluation, cell.images)
+        names = {"trial_id": trial_id, "evaluation_id": evaluation_name, "threat": cell.threat, "attack": label}
+        scored_on = {
+            name: content_hash_of(purifier, retrained if name == "retrained" else target) if name != "unfiltered" else target.content[:16]
+            for name in outcomes.correct
+        }
+        rows = _score_rows(names, cell, outcomes, samples, scored_on, _source(cell, config, evaluation))
+        rows_by_cell[f"{cell.threat} {cell.attack}"] = rows
+        publish("scores", scores_part(trial_id, evaluation_name, cell, label), rows)
+        latents += [names | {"source": _source(cell, config, evaluation)} | row for row in outcomes.latents]
+    publish("latents", part_key("latents", trial_id, evaluation_name), [_without(row, "mse") for row in latents])
+    score_seconds = time.monotonic() - scoring
+
+    epochs = [("purifier", row) for row in purifier.epochs] + [("retrain", row) for row in (retrained.epochs if retrained else [])]
+    if epochs:
+        publish("epochs", part_key("epochs", trial_id), [_epoch_row(trial_id, stage, row) for stage, row in epochs])
+    ended = datetime.now(UTC)
+    where = provenance(materials.device)
+    publish(
+        "attempts",
+        part_key("attempts", trial_id, evaluation_name, "completed"),
+        [
+            {
+                "trial_id": trial_id, "evaluation_id": evaluation_name, "attempt": attempt, "status": "completed", "reason": None, "message": None,
+                "host": where["host"], "started": started, "ended": ended,
+            }
+        ],
+    )  # fmt: skip
+    clean = next(row for row in latents if row["threat"] == "clean")
+    publish("trials", trial_id, [_trial_row(config, purifier.module, clean, train_seconds, score_seconds, where, started, ended)])
+    final = "retrained" if retrained else "original"
+    adaptive = [row for key, rows in rows_by_cell.items() if key.startswith("adaptive") for row in rows]
+    return Summary(
+        clean_accuracy=next(row["accuracy"] for row in rows_by_cell["clean none"] if row["classifier"] == final),
+        adaptive_accuracy=next((row["accuracy"] for row in adaptive if row["epsilon"] >= evaluation.score_epsilon - 1e-9), None),
+        train_seconds=train_seconds,
+        score_seconds=time.monotonic() - clock - train_seconds,
+    )
+
+
+def content_hash_of(purifier: Trained, classifier: Trained | None) -> str:
+    """Return the content of a whole defense: its purifier's and its classifier's weights."""
+    return f"{purifier.content[:16]}+{classifier.content[:16] if classifier else 'none'}"
+
+
+def _purifier(config: TrialConfig, materials: Materials, target: Trained) -> Trained:
+    seed = numbers_from(config.seed, "purifier")
+    module = materials.build(config, config.model, config.model_options, seed)
+    if not config.network.is_trained:
+        module.eval().requires_grad_(False)
+        return Trained(module, content_hash(module.state_dict()) if module.state_dict() else config.purifier_key, [], 0.0)
+
+    def make() -> Bundle:
+        images, labels = materials.on_device(materials.splits(config).train)
+        initialize = getattr(module, "initialize", None)
+        if initialize is not None:
+            initialize(images, torch.Generator(materials.device).manual_seed(seed))
+        done = fit(
+            module,
+            images,
+            labels,
+            config.training,
+            purification_loss(module, _disturbance(config, target.module)),
+            seed=seed,
+            numerics=config.numerics,
+            checkpoint=materials.artifacts.checkpoint(config.purifier_key),
+            on_epoch=lambda row: materials.progress("train", int(row["epoch"]), config.training.num_epochs, row),
+            name=f"training of {config.model}",
+        )
+        return _bundle(module, done)
+
+    return materials.weights(module, materials.artifacts.get_or_create("purifiers", config.purifier_key, make))
+
+
+def _retrained(config: TrialConfig, materials: Materials, target: Trained, purifier: Trained) -> Trained:
+    """Return the target tuned on purified training images (paper, section 4.1), started from the original's weights."""
+    key = config.retrained_key
+    assert key is not None
+    seed = numbers_from(config.seed, "retrain")
+    module = materials.build(config, config.target.model, config.target.model_options, seed)
+
+    def make() -> Bundle:
+        images, labels = materials.on_device(materials.splits(config).train)
+        module.load_state_dict(target.module.state_dict())
+        classify = loss = classification_loss(module)
+        if config.retraining.augment:  # a shifted image is purified after the shift, so it cannot be done once before
+            loss = lambda images, labels, generator: classify(_purified(purifier.module, images), labels, generator)  # noqa: E731
+        else:
+            images = purify(purifier.module, images, 128).clone()
+        done = fit(
+            module,
+            images,
+            labels,
+            config.retraining,
+            loss,
+            seed=seed,
+            numerics=config.numerics,
+            checkpoint=materials.artifacts.checkpoint(key),
+            on_epoch=lambda row: materials.progress("retrain", int(row["epoch"]), config.retraining.num_epochs, row),
+            name="retraining of the target",
+        )
+        return _bundle(module, done)
+
+    return materials.weights(module, materials.artifacts.get_or_create("retrained", key, make))
+
+
+def _purified(purifier: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return purifier(images)
+
+
+def _bundle(module: nn.Module, done: Fit) -> Bundle:
+    return Bundle(module.state_dict(), {"epochs": done.epochs, "seconds": done.seconds})
+
+
+def _disturbance(config: TrialConfig, target: nn.Module) -> Callable[[Tensor, Tensor, torch.Generator], Tensor] | None:
+    """Return what turns clean training images into the purifier's inputs (axis `train_input`), or None for clean ones."""
+    if config.train_input == "gauss":
+        return lambda images, labels, generator: (
+            images + config.train_noise * torch.randn(images.shape, generator=generator, device=images.device)
+        ).clamp(0, 1)
+    if config.train_input == "adv":
+
+        def attacked(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+            unused = torch.zeros(len(images), dtype=torch.int64)  # FGSM draws nothing
+            full = fgsm.perturb(target, images, labels, epsilons=(config.train_noise,), keys=unused)[0]
+            share = torch.rand((len(images), 1, 1, 1), generator=generator, device=images.device)
+            return images + share * (full - images)
+
+        return attacked
+    return None
+
+
+def _outcomes(
+    config: TrialConfig,
+    evaluation: EvaluationConfig,
+    cell: Cell,
+    materials: Materials,
+    target: Trained,
+    purifier: Trained,
+    retrained: Trained | None,
+) -> Outcomes:
+    samples = materials.samples(config, evaluation, cell.images)
+    classifiers = {"original": target.module} | ({"retrained": retrained.module} if retrained else {})
+
+    def make() -> Bundle:
+        if cell.threat == "adaptive":
+            name, classifier = ("retrained", retrained) if retrained else ("original", target)
+            defense = Defense(purifier.module, classifier.module)
+            return _packed(score_adaptive(defense, name, samples, cell, content=content_hash_of(purifier, classifier)))
+        shared = None if cell.threat == "clean" else materials.adversarial(config, evaluation, cell)
+        unfiltered = target.module if cell.threat == "clean" else None
+        return _packed(score_static(purifier.module, classifiers, samples, shared, batch_size=evaluation.batch_size, unfiltered=unfiltered))
+
+    return _unpacked(materials.artifacts.get_or_create("outcomes", outcome_key(config, evaluation, cell), make))
+
+
+def _packed(outcomes: Outcomes) -> Bundle:
+    tensors = {f"correct/{name}": value for name, value in outcomes.correct.items()}
+    if outcomes.broken_at is not None:
+        tensors["broken_at"] = outcomes.broken_at
+    info = {name: value for name, value in vars(outcomes).items() if name not in ("correct", "broken_at")}
+    return Bundle(tensors, info)
+
+
+def _unpacked(bundle: Bundle) -> Outcomes:
+    correct = {name.partition("/")[2]: value for name, value in bundle.tensors.items() if name.startswith("correct/")}
+    return Outcomes(correct=correct, broken_at=bundle.tensors.get("broken_at"), **bundle.info)
+
+
+def _source(cell: Cell, config: TrialConfig, evaluation: EvaluationConfig) -> str:
+    """Return the `source` of a cell's rows: what the images were crafted on, in words."""
+    if cell.threat == "graybox":
+        return config.target.model
+    if cell.threat == "transfer":
+        return f"{evaluation.sources[0].model}x{len(evaluation.sources)}"
+    return "defense" if cell.threat == "adaptive" else "none"
+
+
+def _score_rows(
+    names: dict[str, str], cell: Cell, outcomes: Outcomes, samples: SampleSet, scored_on: dict[str, str], source: str
+) -> list[dict[str, Any]]:
+    settings = canonical_json({"attack": cell.attack, "options": cell.options, "version": cell.version})
+    rows = []
+    for classifier, correct in outcomes.correct.items():
+        for index, epsilon in enumerate(cell.epsilons):
+            outcome = correct[index].tolist()
+            low, high = wilson(sum(outcome), len(outcome))
+            is_last = index == len(cell.epsilons) - 1
+            rows.append(
+                names
+                | {
+                    "epsilon": epsilon, "source": source, "classifier": classifier, "sample_set": samples.name,
+                    "n": len(outcome), "correct": sum(outcome), "accuracy": sum(outcome) / len(outcome), "ci_low": low, "ci_high": high,
+                    "outcomes": outcome,
+                    "broken_at": outcomes.broken_at.tolist() if outcomes.broken_at is not None and is_last else None,
+                    "carried_over": outcomes.carried_over[index] if outcomes.carried_over else None,
+                    "attack_label": names["attack"], "attack_settings": settings,
+                    "achieved_epsilon": outcomes.achieved_epsilon[index], "seconds": outcomes.seconds / len(cell.epsilons),
+                    "forwards": outcomes.forwards // len(cell.epsilons), "backwards": outcomes.backwards // len(cell.epsilons),
+                    "crafted_on": outcomes.crafted_on, "scored_on": scored_on[classifier],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _epoch_row(trial_id: str, stage: str, row: dict[str, float]) -> dict[str, Any]:
+    """Return an epochs row: `commitment_1`, `commitment_2` become one list over depths; terms without a column go to `terms` as JSON."""
+    result: dict[str, Any] = {"trial_id": trial_id, "stage": stage}
+    others: dict[str, float] = {}
+    for name in sorted(row):
+        term, _, depth = name.rpartition("_")
+        if depth.isdigit() and term in TABLES["epochs"].columns:
+            result.setdefault(term, []).append(row[name])
+        elif name in TABLES["epochs"].columns:
+            result[name] = row[name]
+        else:
+            others[name] = row[name]
+    return result | {"epoch": int(row["epoch"]), "terms": canonical_json(others) if others else None}
+
+
+def _trial_row(
+    config: TrialConfig,
+    purifier: nn.Module,
+    clean: dict[str, Any],
+    train_seconds: float,
+    score_seconds: float,
+    where: dict[str, Any],
+    started: datetime,
+    ended: datetime,
+) -> dict[str, Any]:
+    typed = {
+        "codebook_size",
+        "depth",
+        "code_dim",
+        "base_width",
+        "alpha",
+        "beta",
+        "quantize",
+        "codebook_grad",
+        "commitment_gradient",
+        "passes",
+        "revive",
+    }
+    options = {name: value for name, value in config.model_options.items() if name in typed}
+    levels = config.model_options.get("vq_levels")
+    return {
+        "trial_id": config.trial_id, "variant_id": config.variant_id, "defense": config.model, "model": config.model, "dataset": config.dataset,
+        "scale": config.scale, "seed": config.seed, "target_seed": config.target_seed, "target": config.target.model, **options,
+        "vq_levels": None if levels is None else ",".join(str(level) for level in levels), "train_input": config.train_input,
+        "retrain": config.retrain, "num_epochs": config.training.num_epochs if config.network.is_trained else None,
+        "batch_size": config.training.batch_size if config.network.is_trained else None,
+        "learning_rate": config.training.learning_rate if config.network.is_trained else None,
+        "config": canonical_json(config), "parameters": sum(parameter.numel() for parameter in purifier.parameters()),
+        "reconstruction_mse": clean["mse"], "psnr": clean["psnr"], "ssim": clean["ssim"],
+        "train_seconds": train_seconds, "score_seconds": score_seconds, "started": started, "ended": ended, **where,
+    }  # fmt: skip
+
+
+def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}

@@ -1,0 +1,158 @@
+"""What one process does for a sweep, under Ray or not: make a shared stage, or run a trial to its end whatever happens in it.
+
+A trial that fails by itself becomes an `attempts` row with its reason, message and log; the sweep goes on. A process that dies leaves nothing, and
+the trial is run again from its last checkpoint.
+"""
+
+import logging
+import socket
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeper.artifacts import Artifacts, StorageError
+from sweeper.config import EvaluationConfig
+from sweeper.keys import part_key
+from sweeper.lookup import register_sources
+from sweeper.materials import Materials, Progress, no_progress
+from sweeper.plan import PlannedTrial, Stage
+from sweeper.results import Results
+from sweeper.training import Diverged
+from sweeper.trial import run_trial
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process of a sweep needs to know; it travels with the work."""
+
+    sweep: str
+    results_root: Path
+    data_root: Path | None
+    evaluation: EvaluationConfig
+    sources: Mapping[str, str] = field(default_factory=dict)  # of the user's own files
+
+    def log_path(self, name: str) -> Path:
+        return self.results_root / "logs" / self.sweep.replace("/", "_").removeprefix("file:") / f"{name}.log"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a trial ended: `completed` with its figures, or `failed` with a reason and a message."""
+
+    trial_id: str
+    status: str
+    reason: str | None = None
+    message: str = ""
+    log: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+_materials: dict[tuple[Path, Path | None], Materials] = {}
+
+
+def materials_of(job: Job, progress: Progress) -> Materials:
+    """Return this process's materials: the data stay in memory from one trial to the next."""
+    register_sources(job.sources)
+    place = (job.results_root, job.data_root)
+    if place not in _materials:
+        device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+        _materials[place] = Materials(Artifacts(job.results_root), job.data_root, device)
+    _materials[place].progress = progress
+    return _materials[place]
+
+
+def perform_stage(job: Job, stage: Stage, progress: Progress = no_progress) -> str:
+    """Make a shared artifact, or find it; return its key."""
+    torch.set_num_threads(stage.config.numerics.threads)
+    materials = materials_of(job, progress)
+    if stage.recipe is not None:
+        materials.classifier(stage.config, stage.recipe)
+    elif stage.cell is not None:
+        materials.adversarial(stage.config, job.evaluation, stage.cell)
+    return stage.key
+
+
+def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progress) -> Finished:
+    """Run a trial and say how it ended. Only what is no `Exception` (a kill, Ctrl-C) gets out."""
+    started = datetime.now(UTC)
+    path = job.log_path(trial.trial_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = _logger(path)
+    log.info("%s (%s), seed %d: %s", trial.label, trial.trial_id, trial.config.seed, trial.config.model_dump_json())
+
+    def hear(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        log.info("%s %d/%d %s", stage, done, total, " ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        progress(stage, done, total, figures)
+
+    try:
+        results = Results(job.results_root)
+        attempt = _next_attempt(results, trial)
+        summary = run_trial(trial.config, job.evaluation, materials_of(job, hear), results.publish, attempt)
+    except Exception as error:  # the trial's own failure is a result: it becomes a row, and the sweep goes on
+        reason, message = reason_of(error), f"trial {trial.trial_id[:8]} ({trial.label}): {error or type(error).__name__}"
+        log.error("%s\n%s", message, traceback.format_exc())
+        record_failure(job, trial, reason, message, started)
+        return Finished(trial.trial_id, "failed", reason, message, str(path), seconds=_since(started))
+    finally:
+        _close(log)
+    figures = {name: value for name, value in vars(summary).items() if value is not None}
+    return Finished(trial.trial_id, "completed", figures=figures, log=str(path), seconds=_since(started))
+
+
+def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, started: datetime) -> None:
+    """Append a failed try to `attempts`.
+
+    Raises:
+        OSError: If even that cannot be written; the log has the message then.
+    """
+    results = Results(job.results_root)
+    attempt = _next_attempt(results, trial)
+    row: dict[str, Any] = {
+        "trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "attempt": attempt, "status": "failed", "reason": reason,
+        "message": message, "log": str(job.log_path(trial.trial_id)), "host": socket.gethostname(), "started": started, "ended": datetime.now(UTC),
+    }  # fmt: skip
+    results.publish("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, str(attempt)), [row])
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the class of a failure: nan, oom, storage or bug."""
+    if isinstance(error, Diverged):
+        return "nan"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "oom"
+    if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in (5, 28, 30, 122)):
+        return "storage"
+    return "bug"
+
+
+def _next_attempt(results: Results, trial: PlannedTrial) -> int:
+    def taken(word: str) -> bool:
+        return results.has("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, word))
+
+    attempt = 1 + taken("completed")
+    while taken(str(attempt)):
+        attempt += 1
+    return attempt
+
+
+def _since(started: datetime) -> float:
+    return (datetime.now(UTC) - started).total_seconds()
+
+
+def _logger(path: Path) -> logging.Logger:
+    log = logging.Logger(path.stem, logging.INFO)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return log
+
+
+def _close(log: logging.Logger) -> None:
+    for handler in log.handlers:
+        handler.close()
