@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attacks._linf import ball, input_gradient, project, signed_step
 
+VERSION = 1
 STACKED_IMAGES_CPU = 64
 STACKED_IMAGES_ACCELERATOR = 1024
 

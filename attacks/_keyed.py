@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+VERSION = 1
+
 
 def sample_keys(seed: int, sample_ids: Sequence[str]) -> Tensor:
     """Return one key per image, int64 (N,): a hash of the seed and the image's id."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+VERSION = 1
 MAX_STEP_SIZE = 0.05  # CleverHans' eps_iter, the default of BIM and PGD in the paper's attack library
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> (N,), larger is worse for the defense

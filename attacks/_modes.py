@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+VERSION = 1
+
 
 @contextmanager
 def ready_for_attack(model: nn.Module) -> Iterator[None]:

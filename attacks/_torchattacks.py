@@ -82,7 +82,9 @@ class TorchattacksAttack:
 
     def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the attack's settings with the library's defaults filled in; raise ValueError for an unusable one."""
-        return asdict(self.Config(**options))
+        complete = asdict(self.Config(**options))
+        floats = {each.name for each in fields(self.Config) if each.type is float}
+        return {name: float(value) if name in floats else value for name, value in complete.items()}  # 1 and 1.0 are one setting
 
     def perturb(
         self,

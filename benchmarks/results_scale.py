@@ -1,15 +1,17 @@
-"""How quick is a results root of 2,000 trials and 200,000 score rows, before and after compaction?
+"""How quick is a results root of 2,000 trials and 200,000 score rows, before and after compaction? And `python -m sweeper rank` on it?
 
     python benchmarks/results_scale.py [--trials 2000] [--root DIR] [--sync]
 
-One part per trial, attack and threat (10 of them, 20,000 files), ten epsilons each; outcome lists of 500 images,
-broken_at of 240 on one row per trial.
-Syncing each file to disk is off while the parts are made unless --sync (it takes most of the time and says something about the disk only).
+One part per trial, attack and threat as a sweep publishes them (10 score parts a trial), both classifiers at six epsilons; outcome lists of 500
+images, broken_at of 240 on one row per trial. Syncing each file to disk is off while the parts are made unless --sync: it takes most of the time
+and says something about the disk only.
 """
 
 import argparse
 import hashlib
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +24,10 @@ import numpy as np
 
 from sweeper.results import Results
 
-STATIC = [("clean", "none")] + [(t, a) for t in ("graybox", "transfer") for a in ("fgsm", "bim", "pgd", "cw")]
-EPSILONS = [0.0125 * step for step in range(1, 11)]
+STATIC = [(t, a) for t in ("graybox", "transfer") for a in ("fgsm", "bim", "pgd", "cw")]
+CELLS = [("clean", "none"), *STATIC, ("adaptive", "pgd")]
+EPSILONS = [0.025, 0.05, 0.075, 0.1, 0.2, 0.3]
+SEEDS = 5
 RANKED = ["trial_id", "evaluation_id", "attack", "epsilon", "classifier", "n", "accuracy", "broken_at"]
 
 
@@ -33,39 +37,60 @@ def key_of(*words: object) -> str:
 
 def score_rows(generator: np.random.Generator, trial_id: str, threat: str, attack: str) -> list[dict[str, Any]]:
     images = 240 if threat == "adaptive" else 500
+    epsilons = [0.0] if threat == "clean" else EPSILONS
+    classifiers = {"clean": ("original", "retrained", "unfiltered"), "adaptive": ("retrained",)}.get(threat, ("original", "retrained"))
     rows = []
-    for index, epsilon in enumerate(EPSILONS):
-        outcomes = generator.random(images) > epsilon * 5
-        rows.append({
-            "trial_id": trial_id, "evaluation_id": "standard", "attack": attack, "epsilon": epsilon, "threat": threat, "source": "defense",
-            "classifier": "retrained", "sample_set": f"digits-{images}", "n": images,
-            "correct": int(outcomes.sum()), "accuracy": float(outcomes.mean()),
-            "ci_low": 0.0, "ci_high": 1.0, "outcomes": outcomes, "achieved_epsilon": epsilon, "seconds": 1.0,
-            "broken_at": generator.choice(EPSILONS, images).astype(np.float32) if threat == "adaptive" and index == 9 else None,
-            "carried_over": 5, "attack_settings": '{"num_steps": 20}', "crafted_on": key_of("crafted", threat), "scored_on": trial_id,
-        })  # fmt: skip
+    for classifier in classifiers:
+        for epsilon in epsilons:
+            outcomes = generator.random(images) > epsilon * 3
+            rows.append({
+                "trial_id": trial_id, "evaluation_id": "standard", "attack": attack, "epsilon": epsilon, "threat": threat, "source": "defense",
+                "classifier": classifier, "sample_set": f"digits-{images}", "n": images,
+                "correct": int(outcomes.sum()), "accuracy": float(outcomes.mean()),
+                "ci_low": 0.0, "ci_high": 1.0, "outcomes": outcomes, "achieved_epsilon": epsilon, "seconds": 1.0,
+                "broken_at": generator.choice(EPSILONS, images).astype(np.float32) if threat == "adaptive" and epsilon == EPSILONS[-1] else None,
+                "carried_over": 5, "attack_settings": '{"num_steps": 20}', "crafted_on": key_of("crafted", threat), "scored_on": trial_id,
+            })  # fmt: skip
     return rows
 
 
 def fill(results: Results, trials: int) -> int:
+    """Publish trials as a sweep of `trials / SEEDS` variants would; return the number of score rows."""
     generator = np.random.default_rng(0)
-    now = datetime.now(UTC)
+    now, count, planned = datetime.now(UTC), 0, []
     for number in range(trials):
-        variant, seed = divmod(number, 5)
+        variant, seed = divmod(number, SEEDS)
         trial_id, variant_id = key_of("trial", number), key_of("variant", variant)
-        for threat, attack in [*STATIC, ("adaptive", "pgd")]:
-            results.publish("scores", key_of(trial_id, threat, attack), score_rows(generator, trial_id, threat, attack))
+        parts = [f"scores/{key_of(trial_id, threat, attack)}" for threat, attack in CELLS]
+        for threat, attack in CELLS:
+            rows = score_rows(generator, trial_id, threat, attack)
+            count += len(rows)
+            results.publish("scores", key_of(trial_id, threat, attack), rows)
+        latents = [{"trial_id": trial_id, "evaluation_id": "standard", "attack": "none", "epsilon": 0.0, "threat": "clean", "source": "none",
+                    "depth": depth, "perplexity": 30.0, "usage": 0.9} for depth in (1, 2, 3)]  # fmt: skip
+        results.publish("latents", key_of(trial_id, "latents"), latents)
         results.publish("trials", trial_id, [{
             "trial_id": trial_id, "variant_id": variant_id, "defense": "vqunet", "dataset": "digits", "seed": seed, "target_seed": 0,
             "model": "vqunet", "codebook_size": 64, "config": '{"model": "vqunet"}' * 30, "started": now, "ended": now,
+            "train_seconds": 10.0, "score_seconds": 20.0,
         }])  # fmt: skip
-        results.publish("sweeps", key_of("sweep", trial_id), [{
+        planned.append({
             "sweep": "large", "plan_hash": "0", "trial_id": trial_id, "variant_id": variant_id, "label": f"variant {variant}", "seed": seed,
-            "score_epsilon": 0.1, "is_reference": variant == 0, "evaluation_id": "standard",
-            "evaluation": "standard", "dataset": "digits", "scale": "small",
-            "parts": [f"scores/{key_of(trial_id, threat, attack)}" for threat, attack in STATIC],
-        }])  # fmt: skip
-    return trials * (len(STATIC) + 1) * len(EPSILONS)
+            "score_epsilon": 0.1, "is_reference": variant == 0, "evaluation_id": "standard", "evaluation": "standard", "dataset": "digits",
+            "scale": "small", "parts": [*parts, f"latents/{key_of(trial_id, 'latents')}", f"trials/{trial_id}"],
+        })  # fmt: skip
+    results.publish("sweeps", key_of("sweep"), planned)
+    results.publish("runs", key_of("run"), [{
+        "sweep": "large", "plan_hash": "0", "dataset": "digits", "evaluation_id": "standard", "command": "run large", "started": now, "host": "here",
+        "trials": trials,
+    }])  # fmt: skip
+    return count
+
+
+def rank(root: Path) -> str:
+    """Rank in a new process, as a user does; return how many rows it printed."""
+    command = [sys.executable, "-m", "sweeper", "rank", "large", "--results", str(root), "--format", "json"]
+    return f"{len(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))} variants"
 
 
 def rank_reads(root: Path) -> int:
@@ -98,6 +123,7 @@ def main() -> None:
         clock("open", lambda: Results(root).root.name)
         clock("stored('scores')", lambda: len(Results(root).stored("scores")), 3)
         clock("the reads of a ranking", lambda: rank_reads(root), 3)
+        clock("python -m sweeper rank, a whole process", lambda: rank(root), 3)
         clock("read scores, all rows, six columns", lambda: Results(root).read("scores", RANKED[:6]).num_rows, 2)
         clock(
             "read one trial's scores, all columns",

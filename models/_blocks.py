@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+VERSION = 1
+
 
 class Latent(NamedTuple):
     """What one depth of a purifier computed for a batch; depth 1 is the level nearest to the image.

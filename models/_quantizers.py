@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+VERSION = 1
 CODEBOOK_GRADS = ("lq_only", "dual", "ema")
 COMMITMENT_GRADIENTS = ("commit", "literal")
 EMA_DECAY = 0.99

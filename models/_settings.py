@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+VERSION = 1
+
 
 def check_int(name: str, value: object, minimum: int = 1) -> int:
     """Return value if it is a whole number of at least minimum; a bool is not a number here."""

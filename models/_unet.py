@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ._blocks import Latent, PreActivationBlock, conv_bn_relu, init_weights
 from ._quantizers import Quantized, VectorQuantizer
 
+VERSION = 1
+
 
 class UNet(nn.Module):
     """Maps images (N, C, H, W) in [0, 1] to reconstructions of the same shape and range.

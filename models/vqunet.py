@@ -5,7 +5,9 @@ ICMVA 2024 (arXiv:2406.03117). No code was published. Where the text leaves a ch
 has a setting, and its default is the reading we think most likely; we average each loss over elements and sum depths.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +82,11 @@ class Config:
                 raise ValueError(f"vq_levels must lie in 1 to depth ({self.depth}), got {self.vq_levels!r}")
             all_levels = levels == tuple(range(1, self.depth + 1))
             object.__setattr__(self, "vq_levels", None if all_levels else levels)
+
+
+def equivalent(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return the model and options that these complete options are another name of: without quantization, those of `unet`."""
+    return None if options["quantize"] else ("unet", {name: options[name] for name in ("depth", "base_width", "alpha", "passes")})
 
 
 def build(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

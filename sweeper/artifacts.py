@@ -8,10 +8,11 @@ training under way are files of their own, replaced after every epoch and remove
 import hashlib
 import json
 import os
+import pickle
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,15 @@ class Artifacts:
                 metadata = file.metadata() or {}
             bundle = Bundle(tensors, json.loads(metadata["info"]), metadata["content"])
             damaged = content_hash(tensors) != bundle.content
+        except FileNotFoundError:  # another process found it damaged and moved it away
+            return None
         except (SafetensorError, KeyError, ValueError):
             damaged, bundle = True, None
         if damaged:
             aside = self.root.parent / "quarantine" / path.relative_to(self.root.parent)
             aside.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, aside)
+            with suppress(FileNotFoundError):  # another process was quicker
+                os.replace(path, aside)
             return None
         return bundle
 
@@ -162,7 +166,7 @@ class Checkpoint:
             return None
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError):
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
             self.path.replace(self.path.with_suffix(f".damaged-{int(time.time())}"))
             return None
 

@@ -8,14 +8,17 @@ purifier's `Training`, of the model's own `Config`, or a path such as `retrainin
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sweeper.lookup import adopt, canonical, find, nearest, version
+from sweeper.options import attack_module, check_epsilons, explain, resolve_options
 
 THREATS = ("clean", "graybox", "transfer", "adaptive")
+PARTS = ("training", "retraining", "target", "numerics", "model_options")  # of a trial, whose settings are paths: `retraining/num_epochs`
 KEY_LENGTH = 32  # hexadecimal digits, 128 bits
 
 
@@ -52,8 +55,9 @@ class Training(_Frozen):
 
 
 class Network(_Frozen):
-    """A module of `models/` by name (or the canonical name of the user's file) and its complete options."""
+    """A purifier of `models/` by name (or the canonical name of the user's file) and its complete options."""
 
+    role: ClassVar[str] = "purifier"
     model: str
     model_options: dict[str, Any] = Field(default_factory=dict)
 
@@ -64,6 +68,8 @@ class Network(_Frozen):
             return values
         name = str(values["model"])
         name = adopt(name) if name.endswith(".py") else canonical(name)
+        if (role := getattr(find("models", name), "ROLE", cls.role)) != cls.role:
+            raise ValueError(f"model {name!r} is a {role}, and a {cls.role} is needed here")
         options = resolve_options("models", name, dict(values.get("model_options") or {}))
         equivalent = getattr(find("models", name), "equivalent", None)
         if equivalent is not None and (other := equivalent(options)) is not None:
@@ -87,6 +93,7 @@ class Network(_Frozen):
 class Classifier(Network):
     """A classifier and how it is trained on clean images."""
 
+    role: ClassVar[str] = "classifier"
     training: Training
 
     def content(self) -> dict[str, object]:
@@ -130,7 +137,7 @@ class TrialConfig(_Frozen):
 
     @property
     def network(self) -> Network:
-        return Network(model=self.model, model_options=self.model_options)
+        return Network.model_construct(model=self.model, model_options=self.model_options)  # both were checked when this was made
 
     @property
     def caps(self) -> tuple[int | None, int | None, int | None]:
@@ -206,7 +213,10 @@ class Cell(_Frozen):
     def version(self) -> str:
         if self.attack == "none":
             return "none"
-        return version(attack_module(self.attack, self.threat))
+        module = attack_module(self.attack, self.threat)
+        if self.attack.startswith("torchattacks:"):  # an object, not a module: its wrapper's module has the shared parts
+            return f"{module.VERSION},{version(sys.modules[type(module).__module__])}"
+        return version(module)
 
 
 class EvaluationConfig(_Frozen):
@@ -221,90 +231,16 @@ class EvaluationConfig(_Frozen):
     batch_size: int = Field(default=128, ge=1)
 
 
-def attack_module(name: str, threat: str) -> Any:
-    """Return the module of an attack: of the ascending white-box attacker for `adaptive`, of torchattacks for `torchattacks:NAME`."""
-    if name.startswith("torchattacks:"):
-        from attacks import _torchattacks
-
-        return _torchattacks.load(name)
-    if threat == "adaptive":
-        from attacks import _ascending
-
-        if name != "pgd":
-            raise ValueError(f"the adaptive attack must be 'pgd', got {name!r}")
-        return _ascending
-    return find("attacks", name)
-
-
-def check_epsilons(values: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the grid, ascending without repeats.
-
-    Raises:
-        ValueError: If an epsilon lies outside [0, 1].
-    """
-    for value in values:
-        if not 0 <= value <= 1:
-            hint = f"; did you mean {value:g}/255?" if 1 < value <= 255 else ""
-            raise ValueError(f"epsilon must be in [0, 1] in units of the pixel range, got {value:g}{hint}")
-    return tuple(sorted(set(values)))
-
-
-def resolve_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a module's complete options, defaults filled in, as plain JSON values.
-
-    Raises:
-        ValueError: If an option is unknown (naming the nearest), of the wrong type or out of range.
-    """
-    config_class = find(kind, name).Config
-    return _validated(config_class, name, options)
-
-
-def _validated(config_class: type, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a plain dataclass, types converted and checked by pydantic, ranges by the dataclass itself."""
-    hints = get_type_hints(config_class)
-    fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(config_class)}
-    model = create_model("Options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()), **fields)
-    try:
-        values = model.model_validate(dict(options))
-    except ValidationError as error:
-        raise ValueError(explain(error, list(fields), f"{name} option")) from None
-    complete = config_class(**{field: getattr(values, field) for field in fields})
-    return json.loads(canonical_json(dataclasses.asdict(complete)))
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return Field(default_factory=field.default_factory) if field.default_factory is not dataclasses.MISSING else ...
-
-
-def attack_options(name: str, threat: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an attack's complete options, validated."""
-    module = attack_module(name, threat)
-    if name.startswith("torchattacks:"):
-        return module.complete(options)
-    return _validated(module.Config, name, options)
-
-
-def explain(error: ValidationError, known: list[str], what: str) -> str:
-    """Return one sentence per mistake: the setting, the value received, what would be accepted."""
-    sentences = []
-    for mistake in error.errors():
-        place = "/".join(str(part) for part in mistake["loc"])
-        if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            sentences.append(f"unknown {what} {place!r}{nearest(place, known)}; known: {', '.join(sorted(known))}")
-        elif mistake["type"] in ("value_error", "assertion_error"):
-            sentences.append(str(mistake["ctx"]["error"]) if "ctx" in mistake else mistake["msg"])
-        else:
-            rule = mistake["msg"][0].lower() + mistake["msg"][1:]
-            sentences.append(f"{what} {place!r}: {rule}, got {mistake['input']!r}")
-    return "; ".join(sentences)
-
-
 def known_settings(model: str) -> list[str]:
     """Return the flat setting names that a trial of this model accepts."""
     own = [field.name for field in dataclasses.fields(find("models", model).Config)]
-    return sorted({*TrialConfig.model_fields, *Training.model_fields, *own} - {"training", "fingerprint", "model_options", "target"})
+    return sorted({*TrialConfig.model_fields, *Training.model_fields, *own} - {*PARTS, "fingerprint"})
+
+
+def unknown_setting(name: str, known: list[str]) -> ValueError:
+    """Return the error for a setting that no model at hand knows, naming the nearest."""
+    hint = " (its settings are paths, such as 'retraining/num_epochs')" if name in PARTS else nearest(name, [*known, *(f"{part}/" for part in PARTS)])
+    return ValueError(f"unknown trial setting {name!r}{hint}; known settings: {', '.join(known)}")
 
 
 def resolve(defaults: Mapping[str, Any], settings: Mapping[str, Any], *, ignore: frozenset[str] = frozenset()) -> TrialConfig:
@@ -330,24 +266,26 @@ def resolve(defaults: Mapping[str, Any], settings: Mapping[str, Any], *, ignore:
         path = name.split("/")
         if name == "model":
             values["model"] = model
-        elif len(path) > 1 and path[0] in ("training", "retraining", "target", "numerics", "model_options"):
+        elif len(path) > 1 and path[0] in PARTS:
             place = values.setdefault(path[0], {})
             for part in path[1:-1]:
-                place = place.setdefault(part, {})
+                place = place.setdefault(part, {}) if isinstance(place, dict) else None
+            if not isinstance(place, dict):
+                raise ValueError(f"unknown trial setting {name!r}: {'/'.join(path[:-1])!r} has no settings of its own")
             place[path[-1]] = value
         elif name in own:
             values["model_options"][name] = value
         elif name in Training.model_fields:
             values["training"][name] = value
-        elif name in TrialConfig.model_fields and name not in ("training", "retraining", "target", "model_options", "fingerprint"):
+        elif name in TrialConfig.model_fields and name not in (*PARTS, "fingerprint"):
             values[name] = canonical(value) if name == "dataset" and isinstance(value, str) else value
         elif name not in ignore:
-            known = known_settings(model)
-            raise ValueError(f"unknown trial setting {name!r}{nearest(name, known)}; known settings: {', '.join(known)}")
+            raise unknown_setting(name, known_settings(model))
     try:
         return TrialConfig.model_validate(values)
     except ValidationError as error:
-        raise ValueError(explain(error, known_settings(model), "trial setting")) from None
+        paths = [f"{part}/{name}" for part in ("retraining", "target/training") for name in Training.model_fields]
+        raise ValueError(explain(error, known_settings(model), "trial setting", paths)) from None
 
 
 def _training() -> str:

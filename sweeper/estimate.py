@@ -11,7 +11,8 @@ from sweeper.results import Results
 from sweeper.sweep import state_of
 
 # Seconds per trial at `small` on one core of a 2-core machine, used until this results root holds a measured trial of the data set and scale.
-_GUESS = {"digits": (30.0, 10.0, 12.0), "": (150.0, 40.0, 40.0)}  # trained purifier, untrained, shared stage
+_GUESS = {"digits": (30.0, 10.0, 12.0), "": (150.0, 40.0, 40.0)}  # trained purifier, untrained, shared stage; under the standard evaluation
+_QUICK = 0.3  # of that under the quick one
 
 
 def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]], list[str]]:
@@ -33,7 +34,7 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
             {
                 "what": "shared stage",
                 "name": stage.title,
-                "seed": "",
+                "seed": None,
                 "state": word,
                 "seconds": 0.0 if word != "to make" else _stage_seconds(plan),
                 "key": stage.key[:12],
@@ -42,14 +43,15 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
     for trial in plan.trials:
         failed = state.failed.get(trial.trial_id)
         word = f"failed ({failed['reason']})" if failed else "to run" if trial.trial_id in missing else "stored"
-        cost = seconds[trial.trial_id] if word == "to run" else 0.0
+        cost = round(seconds[trial.trial_id], 1) if word == "to run" else 0.0
         rows.append({"what": "trial", "name": trial.label, "seed": trial.config.seed, "state": word, "seconds": cost, "key": trial.trial_id[:12]})
     total = sum(row["seconds"] for row in rows) / max(1, min(slots, len(state.runnable) or 1))
     source = f"from {measured} measured trials here" if measured else "a rough guess: nothing of this data set and scale is measured here yet"
     notes = [
         *plan.notes,
         f"{len(state.runnable)} of {len(plan.trials)} trials to run, {len(state.stages)} of {len(plan.stages)} shared stages to make; "
-        f"about {total / 60:.1f} min with {slots} at once ({source}); at most {needed_bytes(plan, state.stages, state.runnable) / 2**20:.0f} MiB on disk",
+        f"about {f'{total / 60:.0f} min' if total > 90 else f'{total:.0f} s'} with {slots} at once ({source}); "
+        f"at most {needed_bytes(plan, state.stages, state.runnable) / 2**20:.0f} MiB on disk",
     ]
     if state.failed:
         notes.append(f"{len(state.failed)} trials failed by themselves and are run again only with --retry-failed")
@@ -77,7 +79,7 @@ def check_space(plan: Plan, root: Path) -> None:
 def needed_bytes(plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial]) -> int:
     """Return an upper bound of the bytes that a run writes: fp16 perturbations, weights, tables."""
     images = {"digits": 500}.get(plan.dataset, 10_000)
-    channels = 3 if plan.dataset == "cifar10" else 1
+    channels = 1 if plan.dataset in ("digits", "fashion_mnist") else 3
     images = plan.trials[0].config.test_images or images
     sets = sum(len(stage.cell.epsilons) * min(stage.cell.images or images, images) * channels * 32 * 32 * 2 for stage in stages if stage.cell)
     weights = {"small": 4, "medium": 300, "paper": 300}[plan.scale] * 2**20
@@ -88,17 +90,28 @@ def _seconds(plan: Plan, root: Path) -> tuple[dict[str, float], int]:
     """Return trial_id -> estimated seconds, and from how many measured trials: same variant first, else trained alike."""
     rows: list[dict[str, Any]] = []
     if (root / "store.json").exists():
-        columns = ["variant_id", "parameters", "train_seconds", "score_seconds"]
-        rows = Results(root).read("trials", columns, {"dataset": plan.dataset, "scale": plan.scale}).to_pylist()
-    guess = _GUESS.get(plan.dataset, _GUESS[""])
+        results = Results(root)
+        attempts = results.read("attempts", ["trial_id"], {"evaluation_id": plan.evaluation_id, "status": "completed"}).to_pylist()
+        scored_alike = {row["trial_id"] for row in attempts}
+        columns = ["trial_id", "variant_id", "parameters", "num_epochs", "train_seconds", "score_seconds"]
+        measured = results.read("trials", columns, {"dataset": plan.dataset, "scale": plan.scale}).to_pylist()
+        rows = [row for row in measured if row["trial_id"] in scored_alike]
+    guess = _guess(plan)
     found: dict[str, float] = {}
     for trial in plan.trials:
+        is_trained = trial.config.network.is_trained
+        epochs = trial.config.training.num_epochs if is_trained else None
         same = [row for row in rows if row["variant_id"] == trial.variant_id]
-        alike = same or [row for row in rows if bool(row["parameters"]) == trial.config.network.is_trained]
+        alike = same or [row for row in rows if row["num_epochs"] == epochs]
         costs = [(row["train_seconds"] or 0.0) + (row["score_seconds"] or 0.0) for row in alike]
-        found[trial.trial_id] = sum(costs) / len(costs) if costs else guess[0 if trial.config.network.is_trained else 1]
+        found[trial.trial_id] = sum(costs) / len(costs) if costs else guess[0 if is_trained else 1]
     return found, len(rows)
 
 
+def _guess(plan: Plan) -> tuple[float, ...]:
+    share = _QUICK if plan.evaluation.name == "quick" else 1.0
+    return tuple(seconds * share for seconds in _GUESS.get(plan.dataset, _GUESS[""]))
+
+
 def _stage_seconds(plan: Plan) -> float:
-    return _GUESS.get(plan.dataset, _GUESS[""])[2]
+    return round(_guess(plan)[2], 1)

@@ -1,13 +1,22 @@
 """How far sweeps are, and everything about one trial: the rows behind `status` and `show`. No torch, no Ray."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.ranking import latest_plan, states
 from sweeper.results import Results
 
+Rows = list[dict[str, Any]]
 
-def overview(results: Results) -> list[dict[str, Any]]:
+_SCORES = ["evaluation_id", "threat", "attack", "epsilon", "source", "classifier", "sample_set", "n", "correct", "accuracy", "ci_low", "ci_high",
+           "carried_over", "achieved_epsilon", "seconds"]  # fmt: skip
+_CODEBOOKS = ["depth", "perplexity", "usage", "quantization_error"]
+_THREATS = ("clean", "adaptive", "graybox", "transfer")
+_CLASSIFIERS = ("retrained", "original", "unfiltered")
+
+
+def overview(results: Results) -> Rows:
     """Return one row per plan that was run, the latest first: how many of its trials are completed, failed, missing."""
     latest: dict[str, dict[str, Any]] = {}
     for run in sorted(results.read("runs").to_pylist(), key=lambda run: run["started"]):
@@ -15,68 +24,89 @@ def overview(results: Results) -> list[dict[str, Any]]:
     rows = []
     for run in sorted(latest.values(), key=lambda run: run["started"], reverse=True):
         planned = results.read("sweeps", where={"plan_hash": run["plan_hash"]}).to_pylist()
+        if not planned:  # its file is damaged, which reading has said
+            continue
         words = [state["status"] for state in states(results, planned).values()]
         counts = {word: words.count(word) for word in ("completed", "failed", "missing")}
         rows.append(
             {"sweep": run["sweep"], "dataset": run["dataset"], "scale": planned[0]["scale"], "evaluation": planned[0]["evaluation"],
-             "trials": len(planned), **counts, "last run": f"{run['started']:%Y-%m-%d %H:%M} UTC", "plan": run["plan_hash"][:12]}
+             "trials": len(planned), **counts, "last_run": run["started"], "plan": run["plan_hash"][:12]}
         )  # fmt: skip
     return rows
 
 
-def trial_states(results: Results, sweep: str) -> list[dict[str, Any]]:
-    """Return one row per trial of the plan run last: failures first, then the missing."""
-    planned = latest_plan(results, sweep)
+def trial_states(results: Results, sweep: str, plan_hash: str | None = None) -> Rows:
+    """Return one row per trial of the plan run last, or of the plan named: failures first, then the missing."""
+    planned = latest_plan(results, sweep, plan_hash=plan_hash)
     found = states(results, planned)
     order = {"failed": 0, "missing": 1, "completed": 2}
-    rows = [
-        {"trial": row["trial_id"][:12], "variant": row["label"], "seed": row["seed"], "status": found[row["trial_id"]]["status"],
-         "parts": found[row["trial_id"]]["parts"], "reason": found[row["trial_id"]].get("reason"),
-         "message": found[row["trial_id"]].get("message"), "log": found[row["trial_id"]].get("log")}
-        for row in planned
-    ]  # fmt: skip
-    return sorted(rows, key=lambda row: order[row["status"]])
+    rows = []
+    for row in sorted(planned, key=lambda row: order[found[row["trial_id"]]["status"]]):
+        state = found[row["trial_id"]]
+        shown = {"trial": row["trial_id"][:12], "variant": row["label"], "seed": row["seed"], "status": state["status"], "parts": state["parts"]}
+        if any(other["status"] == "failed" for other in found.values()):
+            shown |= {name: state.get(name) for name in ("reason", "message", "log")}
+        rows.append(shown)
+    return rows
 
 
-def show(results: Results, trial_id: str) -> dict[str, list[dict[str, Any]]]:
-    """Return what is stored of the trial whose id begins with these characters: a title and rows for each part.
+def show(results: Results, trial_id: str) -> dict[str, Rows]:
+    """Return what is stored of the trial whose id begins with these characters, under the names of the tables it is in.
 
     Raises:
         ValueError: If no trial begins so, or several do.
     """
-    labels = {row["trial_id"]: row for row in results.read("sweeps", ["trial_id", "label", "sweep", "seed"]).to_pylist()}
+    sweeps = results.read("sweeps", ["sweep", "plan_hash", "trial_id", "label", "seed", "dataset"]).to_pylist()
     attempts = results.read("attempts").to_pylist()
-    known = sorted({row["trial_id"] for row in attempts} | set(labels))
-    matches = [name for name in known if name.startswith(trial_id)]
+    known = {row["trial_id"]: None for row in attempts} | {row["trial_id"]: row["label"] for row in sweeps}
+    matches = sorted(name for name in known if name.startswith(trial_id))
     if len(matches) != 1:
-        found = "no trial begins" if not matches else f"{len(matches)} trials begin"
-        raise ValueError(f"{found} with {trial_id!r}; `status SPACE` lists them")
+        listed = "; ".join(f"{name[:12]} {known[name] or ''}".strip() for name in matches[:8]) + ("; …" if len(matches) > 8 else "")
+        raise ValueError(f"{len(matches) or 'no'} trial{'s' * (len(matches) > 1)} begin{'s' * (not matches)} with {trial_id!r}"
+                         + (f": {listed}" if matches else "; `status SPACE` lists them"))  # fmt: skip
     name = matches[0]
-    rows = results.read("trials", where={"trial_id": name}).to_pylist()
-    scores = results.read(
-        "scores",
-        ["threat", "attack", "epsilon", "source", "classifier", "n", "accuracy", "ci_low", "ci_high", "carried_over", "achieved_epsilon"],
-        {"trial_id": name},
-    ).to_pylist()
-    scores.sort(key=lambda row: (row["classifier"], row["threat"], row["attack"], row["epsilon"]))
-    latents = results.read("latents", where={"trial_id": name, "threat": "clean"}).to_pylist()
-    codebooks = [
-        {"depth": row["depth"], "perplexity": row["perplexity"], "usage": row["usage"], "quantization_error": row["quantization_error"]}
-        for row in latents
-        if row["perplexity"] is not None
-    ]
-    label = labels.get(name, {}).get("label", "")
-    shown: dict[str, list[dict[str, Any]]] = {
-        f"trial {name}: {label}": [
-            {"setting": key, "value": value} for row in rows for key, value in row.items() if value is not None and key not in ("config", "versions")
-        ],
-        "config": [{"config": json.dumps(json.loads(row["config"]))} for row in rows],
-        "attempts": [
-            {key: row[key] for key in ("attempt", "status", "reason", "message", "log", "started", "ended")}
-            for row in attempts
-            if row["trial_id"] == name
-        ],
-        "codebooks on clean images": codebooks,
+    scores = results.read("scores", _SCORES, {"trial_id": name}).to_pylist()
+    scores.sort(key=lambda row: (_THREATS.index(row["threat"]) if row["threat"] in _THREATS else 9, row["classifier"], row["attack"], row["epsilon"]))
+    latents = results.read("latents", ["evaluation_id", "threat", *_CODEBOOKS], {"trial_id": name, "threat": "clean"}).to_pylist()
+    codebooks = {row["depth"]: {column: row[column] for column in _CODEBOOKS} for row in latents if row["perplexity"] is not None}
+    return {
+        "sweeps": [row for row in sweeps if row["trial_id"] == name],
+        "trials": results.read("trials", where={"trial_id": name}).to_pylist(),
+        "attempts": sorted((row for row in attempts if row["trial_id"] == name), key=lambda row: row["attempt"]),
+        "codebooks": [codebooks[depth] for depth in sorted(codebooks)],
         "scores": scores,
     }
-    return {title: rows for title, rows in shown.items() if rows}
+
+
+def for_people(shown: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Return what `show` found as titled tables: a table of accuracies per threat, its rows epsilons, its columns attacks."""
+    sweeps, trials = shown["sweeps"], shown["trials"]
+    name = (sweeps or shown["attempts"])[0]["trial_id"]
+    where = ", ".join(sorted({f"{row['sweep']} on {row['dataset']}" for row in sweeps}))
+    label = f": {sweeps[0]['label']}, seed {sweeps[0]['seed']} ({where})" if sweeps else ""
+    hidden = ("trial_id", "config", "versions", "schema_version", "defense")
+    settings = [{"setting": key, "value": value} for row in trials for key, value in row.items() if value is not None and key not in hidden]
+    tables = {f"trial {name}{label}": settings or [{"status": "not completed"}]}
+    tables |= {"complete configuration, for `trial CONFIG.json`": [{"config": json.dumps(json.loads(row["config"]))} for row in trials]}
+    tables["tries"] = [{key: row[key] for key in ("attempt", "status", "reason", "message", "log", "started", "ended")} for row in shown["attempts"]]
+    tables["codebooks on clean images"] = shown["codebooks"]
+    evaluations = list(dict.fromkeys(row["evaluation_id"] for row in shown["scores"]))
+    for evaluation in evaluations:
+        mine = [row for row in shown["scores"] if row["evaluation_id"] == evaluation]
+        suffix = f" (evaluation {evaluation[:12]})" if len(evaluations) > 1 else ""
+        for threat in dict.fromkeys(row["threat"] for row in mine):
+            rows = [row for row in mine if row["threat"] == threat]
+            crafted = "" if threat == "clean" else f", crafted on {'the whole defense' if threat == 'adaptive' else rows[0]['source']}"
+            tables[f"{threat}{crafted}: accuracy in %, 95 % interval{suffix}"] = _grid(rows)
+    return {title: rows for title, rows in tables.items() if rows}
+
+
+def _grid(rows: Sequence[dict[str, Any]]) -> Rows:
+    """Return one row per classifier and epsilon, one column per attack with its number of images."""
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (_CLASSIFIERS.index(row["classifier"]), row["epsilon"])):
+        line = found.setdefault((row["classifier"], row["epsilon"]), {"classifier": row["classifier"], "epsilon": row["epsilon"]})
+        accuracy, low, high = (100 * row[name] for name in ("accuracy", "ci_low", "ci_high"))
+        attack = "accuracy" if row["attack"] == "none" else row["attack"]
+        line[f"{attack} (n {row['n']})"] = f"{accuracy:.1f} [{low:.1f}, {high:.1f}]"
+    return list(found.values())

@@ -11,9 +11,11 @@ SCORING_VERSION = 1  # of scoring.py and materials.py: what turns weights and im
 
 
 def attack_label(cell: Cell, evaluation: EvaluationConfig) -> str:
-    """Return the attack's name, with a short hash of its options where the evaluation runs it twice under one threat."""
+    """Return the attack's name, with a short hash of its settings where the evaluation runs it twice under one threat."""
     twins = [other for other in evaluation.cells if (other.threat, other.attack) == (cell.threat, cell.attack)]
-    return cell.attack if len(twins) == 1 else f"{cell.attack}#{key_of('options', options=cell.options, epsilons=cell.epsilons)[:6]}"
+    if len(twins) == 1:
+        return cell.attack
+    return f"{cell.attack}#{key_of('options', options=cell.options, epsilons=cell.epsilons, images=cell.images)[:6]}"
 
 
 def cell_content(cell: Cell, evaluation: EvaluationConfig) -> dict[str, object]:
@@ -80,9 +82,8 @@ def scores_part(trial_id: str, evaluation: str, cell: Cell, label: str) -> str:
     return part_key("scores", trial_id, evaluation, cell.threat, label)
 
 
-def expected_parts(config: TrialConfig, evaluation: EvaluationConfig) -> list[str]:
-    """Return `table/part_key` of every part that a completed trial has, `trials` last."""
-    trial_id, name = config.trial_id, evaluation_id(config, evaluation)
+def expected_parts(config: TrialConfig, evaluation: EvaluationConfig, trial_id: str, name: str) -> list[str]:
+    """Return `table/part_key` of every part that a completed trial has, `trials` last; name is the `evaluation_id`."""
     parts = [f"scores/{scores_part(trial_id, name, cell, attack_label(cell, evaluation))}" for cell in evaluation.cells]
     parts.append(f"latents/{part_key('latents', trial_id, name)}")
     if config.network.is_trained or config.retrain != "none":
@@ -91,5 +92,6 @@ def expected_parts(config: TrialConfig, evaluation: EvaluationConfig) -> list[st
     return parts
 
 
-def sample_set_id(split: str, sample_ids: Sequence[str]) -> str:
-    return f"{split}-{len(sample_ids)}-{key_of('sample_set', ids=list(sample_ids))[: KEY_LENGTH // 4]}"
+def sample_set_id(split: str, sample_ids: Sequence[str], sources: int) -> str:
+    """Return the name of an ordered list of images that are spread over a number of transfer sources."""
+    return f"{split}-{len(sample_ids)}-{key_of('sample_set', ids=list(sample_ids), sources=sources)[: KEY_LENGTH // 4]}"

@@ -78,7 +78,11 @@ def find(kind: str, name: str) -> ModuleType:
         return _load_source(name)
     if name.endswith(".py"):
         return _load_source(adopt(name))
-    word = canonical(name)
+    return _find_ours(kind, canonical(name), name)
+
+
+@cache  # a plan asks thousands of times
+def _find_ours(kind: str, word: str, name: str) -> ModuleType:
     if word not in available(kind):
         raise ValueError(
             f"no {_NOUNS[kind]} named {name!r}{nearest(word, available(kind))}; available: {', '.join(available(kind))}"
@@ -149,6 +153,7 @@ def version(module: ModuleType) -> str:
     return ",".join(sorted(words))
 
 
+@cache
 def _parts(module: ModuleType) -> list[ModuleType]:
     """Return the underscore modules that a module takes names from, and those that they take names from."""
     found: dict[str, ModuleType] = {}

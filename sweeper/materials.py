@@ -5,7 +5,7 @@ always what the file holds, clipped again to the ball and to [0, 1] and verified
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks._keyed import sample_keys
+from models._folding import fold_batch_norm
 from sweeper.artifacts import Artifacts, Bundle
-from sweeper.config import Cell, Classifier, EvaluationConfig, TrialConfig, attack_module
+from sweeper.config import Cell, Classifier, EvaluationConfig, TrialConfig
 from sweeper.datasets import Split, Splits, load, stratified_indices
 from sweeper.keys import sample_set_id, set_key
 from sweeper.lookup import find
+from sweeper.options import attack_module, check_scorable
 from sweeper.training import classification_loss, fit, numbers_from
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, epoch or batch, of how many, figures
@@ -30,12 +32,14 @@ def no_progress(stage: str, done: int, total: int, figures: dict[str, float]) ->
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in eval mode with frozen parameters, its weights' content hash, and its training's epochs."""
+    """A network in eval mode, frozen and folded, the weights it was trained to, their content hash, and the training's epochs."""
 
     module: nn.Module
+    weights: Mapping[str, Tensor]
     content: str
     epochs: list[dict[str, float]]
     seconds: float
+    parameters: int = 0  # counted before folding
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Materials:
         self.device = device
         self.progress = progress
         self._splits: dict[str, Splits] = {}
-        self._samples: dict[tuple[str, str, int | None], SampleSet] = {}
+        self._samples: dict[tuple[str, str, int | None, int, int], SampleSet] = {}
 
     @classmethod
     def of_splits(cls, splits: Splits) -> "Materials":
@@ -127,8 +131,9 @@ class Materials:
     def weights(self, module: nn.Module, bundle: Bundle) -> Trained:
         """Load a stored bundle into a built module, ready to be attacked and scored."""
         module.load_state_dict(dict(bundle.tensors))
-        module.eval().requires_grad_(False)
-        return Trained(module, bundle.content, list(bundle.info["epochs"]), float(bundle.info["seconds"]))
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        folded = fold_batch_norm(module.eval()).requires_grad_(False)
+        return Trained(folded, bundle.tensors, bundle.content, list(bundle.info["epochs"]), float(bundle.info["seconds"]), parameters)
 
     def classifier(self, config: TrialConfig, recipe: Classifier) -> Trained:
         """Return a classifier trained on the clean training images: the original target, or a transfer source."""
@@ -159,32 +164,30 @@ class Materials:
 
     def samples(self, config: TrialConfig, evaluation: EvaluationConfig, count: int | None) -> SampleSet:
         """Return all images of the evaluation's split, or a fixed subset of them, stratified by class."""
-        name = (config.fingerprint, evaluation.split, count)
+        sources = max(1, len(evaluation.sources))
+        name = (config.fingerprint, evaluation.split, count, evaluation.seed, sources)  # everything below that may differ within a process
         if name not in self._samples:
             split: Split = getattr(self.splits(config), evaluation.split)
             positions = torch.as_tensor(stratified_indices(split.labels, min(count or len(split.labels), len(split.labels)), seed=0))
             ids = tuple(split.sample_ids[int(i)] for i in positions)
             labels = split.labels[positions]
             self._samples[name] = SampleSet(
-                name=sample_set_id(evaluation.split, ids),
+                name=sample_set_id(evaluation.split, ids, len(evaluation.sources)),
                 split=evaluation.split,
                 positions=positions,
                 sample_ids=ids,
                 images=split.images[positions].to(self.device),
                 labels=labels.to(self.device),
                 keys=sample_keys(evaluation.seed, ids),
-                transfer_source=_assign(ids, labels, max(1, len(evaluation.sources))),
+                transfer_source=_assign(ids, labels, sources),
             )
         return self._samples[name]
 
     def adversarial(self, config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> AdversarialSet:
         """Return a gray-box set (crafted on the original target) or a transfer set (each image on its own source)."""
         samples = self.samples(config, evaluation, cell.images)
-        if getattr(attack := attack_module(cell.attack, cell.threat), "RETURNS_CLEAN_ON_FAILURE", False):
-            raise ValueError(
-                f"{cell.attack} returns the clean image where it fails, so its set would pass for robustness under {cell.threat!r}; "
-                "use an attack that always perturbs"
-            )
+        check_scorable(cell.attack, cell.threat)
+        attack = attack_module(cell.attack, cell.threat)
 
         def make() -> Bundle:
             recipes = list(evaluation.sources) if cell.threat == "transfer" else [config.target]

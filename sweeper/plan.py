@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from sweeper.config import Cell, Classifier, EvaluationConfig, TrialConfig, canonical_json, key_of, known_settings, resolve
+from sweeper.config import PARTS, Cell, Classifier, EvaluationConfig, TrialConfig, canonical_json, key_of, known_settings, resolve, unknown_setting
 from sweeper.keys import craft_keys, evaluation_id, expected_parts, set_key
-from sweeper.lookup import canonical, nearest
+from sweeper.lookup import canonical
 from sweeper.scales import evaluation, trial_defaults
 
 
@@ -79,8 +79,8 @@ class Plan:
             stored: Artifact kind -> stored keys.
         """
         wanted: set[str] = set()
-        for trial in trials:
-            wanted |= {stage.key for stage in _stages(trial.config, self.evaluation)}
+        for config in _one_per_target(trials):
+            wanted |= {stage.key for stage in _stages(config, self.evaluation)}
         return [stage for stage in self.stages if stage.key in wanted and stage.key not in stored.get(stage.kind, ())]
 
 
@@ -122,6 +122,9 @@ def from_space(
     if not variants:
         raise ValueError(f"search space {name!r} has no variants")
     _check_base(base, variants, defaults)
+    for name_of, planned in (("dataset", canonical(dataset)), ("scale", scale)):
+        if canonical(str(base.get(name_of, planned))) != planned:
+            raise ValueError(f"{name_of} is {planned!r} for this plan, got {base[name_of]!r} as a setting; give it with --{name_of}")
     chosen = evaluation(
         evaluation_name or getattr(space, "EVALUATION", "standard"), canonical(dataset), scale, getattr(space, "ATTACKS", ()), epsilons
     )
@@ -129,6 +132,7 @@ def from_space(
     trials: list[PlannedTrial] = []
     notes: list[str] = []
     seen: dict[str, str] = {}
+    evaluation_ids: dict[str, str] = {}  # by target: what the two depend on of a configuration is the same
     reference_id = ""
     for index, variant in enumerate(variants):
         label = _label(variant, variants[0]) if index else "reference"
@@ -145,23 +149,26 @@ def from_space(
                 continue
             seen[trial_id] = f"{label} seed {config.seed}"
             changed = _changed(variant, variants[0])
+            if config.target_key not in evaluation_ids:
+                evaluation_ids[config.target_key] = evaluation_id(config, chosen)
+            evaluated_as = evaluation_ids[config.target_key]
             trials.append(
                 PlannedTrial(
                     config=config,
                     trial_id=trial_id,
                     variant_id=config.variant_id,
-                    evaluation_id=evaluation_id(config, chosen),
+                    evaluation_id=evaluated_as,
                     label=label,
                     factor="+".join(changed) if index else "",
                     level=", ".join(_word(value) for value in changed.values()) if index else "",
                     is_reference=index == 0,
                     reference_variant_id=reference_id,
-                    parts=tuple(expected_parts(config, chosen)),
+                    parts=tuple(expected_parts(config, chosen, trial_id, evaluated_as)),
                 )
             )
     stages: dict[str, Stage] = {}
-    for trial in trials:
-        stages |= {stage.key: stage for stage in _stages(trial.config, chosen) if stage.key not in stages}
+    for config in _one_per_target(trials):
+        stages |= {stage.key: stage for stage in _stages(config, chosen) if stage.key not in stages}
     ordered = sorted(stages.values(), key=lambda stage: (len(stage.needs) > 0, -_stage_weight(stage)))
     return Plan(name, canonical(dataset), scale, chosen, tuple(trials), tuple(ordered), tuple(notes))
 
@@ -169,19 +176,25 @@ def from_space(
 def of_config(config: TrialConfig, chosen: EvaluationConfig | None = None) -> Plan:
     """Return the plan of a single, complete trial configuration; its sweep is called `trial`."""
     chosen = chosen or evaluation("standard", config.dataset, config.scale)
+    trial_id, evaluation_name = config.trial_id, evaluation_id(config, chosen)
     trial = PlannedTrial(
         config=config,
-        trial_id=config.trial_id,
+        trial_id=trial_id,
         variant_id=config.variant_id,
-        evaluation_id=evaluation_id(config, chosen),
+        evaluation_id=evaluation_name,
         label=config.model,
         factor="",
         level="",
         is_reference=True,
         reference_variant_id=config.variant_id,
-        parts=tuple(expected_parts(config, chosen)),
+        parts=tuple(expected_parts(config, chosen, trial_id, evaluation_name)),
     )
     return Plan("trial", config.dataset, config.scale, chosen, (trial,), tuple(_stages(config, chosen)))
+
+
+def _one_per_target(trials: Iterable[PlannedTrial]) -> list[TrialConfig]:
+    """Return one configuration for each target: those with the same one share all stages."""
+    return list({trial.config.target_key: trial.config for trial in trials}.values())
 
 
 def _stages(config: TrialConfig, evaluation: EvaluationConfig) -> list[Stage]:
@@ -215,6 +228,8 @@ def _stage_weight(stage: Stage) -> float:
 def _checked(variant: object, index: int, name: str) -> dict[str, Any]:
     if not isinstance(variant, Mapping):
         raise ValueError(f"{name}, variant {index + 1}: a variant is a dict of settings, got {variant!r}")
+    if shared := sorted({"dataset", "scale", "train_images", "validation_images", "test_images"} & set(variant)):
+        raise ValueError(f"{name}, variant {index + 1}: {shared[0]!r} holds for a whole sweep; give it with `run`, not in a variant")
     return dict(variant)
 
 
@@ -223,8 +238,8 @@ def _check_base(base: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], 
     models = {str(variant.get("model", base.get("model", defaults.get("model", "vqunet")))) for variant in variants}
     known = sorted({setting for model in models for setting in known_settings(model)})
     for setting in base:
-        if "/" not in setting and setting not in known and setting != "model":
-            raise ValueError(f"unknown trial setting {setting!r}{nearest(setting, known)}; known settings: {', '.join(known)}")
+        if setting not in known and setting.partition("/")[0] not in (PARTS if "/" in setting else ()):
+            raise unknown_setting(setting, known)
 
 
 def _changed(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:

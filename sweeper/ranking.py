@@ -30,8 +30,8 @@ class Ranking:
     notes: list[str] = field(default_factory=list)
 
     def shown(self) -> list[dict[str, Any]]:
-        """Return the rows as a table for people: percent, intervals in brackets."""
-        return [_shown(row, self.rows[0]["by"]) for row in self.rows]
+        """Return the rows as a table for people: percent, intervals in brackets, a word in place of what is missing."""
+        return [_shown(row, row["by"]) for row in self.rows]
 
 
 def latest_plan(results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None) -> list[dict[str, Any]]:
@@ -88,12 +88,12 @@ def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = 
     first = planned[0]
     if first["evaluation"] == "quick":
         raise ValueError("the quick evaluation prunes a search and never ranks; run with --evaluation standard")
-    state = states(results, planned)
     trials = {
         row["trial_id"]: row for row in results.read("trials", ["trial_id", "psnr", "train_seconds", "score_seconds", "parameters"]).to_pylist()
     }
     figures = _figures(results, first["evaluation_id"], {row["trial_id"] for row in planned}, float(first["score_epsilon"]), by)
     perplexity = _codebooks(results, first["evaluation_id"])
+    state = states(results, planned)  # after reading, which finds the parts that are damaged inside: those are missing
 
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in planned:
@@ -226,20 +226,27 @@ def _status(members: Sequence[dict[str, Any]]) -> str:
 
 
 def _notes(rows: Sequence[dict[str, Any]], by: str, score_epsilon: float) -> list[str]:
-    notes = []
-    for row in rows:
-        notes += [f"{row['label']}: {trouble}" for trouble in row["trouble"]]
+    notes = [f"{row['label']}: {trouble}" for row in rows for trouble in row["trouble"] if not trouble.startswith("missing")]
+    missing = [f"{row['label']} ({trouble.rpartition(' ')[2]})" for row in rows for trouble in row["trouble"] if trouble.startswith("missing")]
+    if missing:
+        notes.append(f"Missing, {len(missing)} trials: {', '.join(missing)}. The same `run` again makes what is missing.")
     seeds = max((row["seeds"] for row in rows), default=0)
-    if seeds <= 1:
-        notes.append("One seed: nothing is tested between settings, since another seed can move a row by tens of points; intervals are over images, for these "
-                     "checkpoints. Run with --seeds 3 or more to compare settings.")  # fmt: skip
+    if seeds == 1:
+        notes.append(
+            "One seed: nothing is tested between settings, since another seed can move a row by tens of points; intervals are over images, "
+            "for these checkpoints. Run with --seeds 3 or more to compare settings."
+        )
     elif best := [row for row in rows if row["rank"] == 1 and row["ci_low"] is not None and row["ci_over"] == "seeds"]:
         near = [row["label"] for row in rows[1:] if row.get("ci_high") is not None and row["ci_high"] >= best[0]["ci_low"]]
         notes.append(
             f"Intervals are over seeds (t, {seeds - 1} degrees of freedom). Their interval meets that of the first row: {', '.join(near) or 'none'}."
         )
-    notes.append(f"graybox and transfer: lowest accuracy over their attacks at epsilon {_short(score_epsilon)}, by an attacker who does not know the purifier; "
-                 "adaptive: by one who differentiates through it. Figures hold for this target (target_seed).")  # fmt: skip
+    if seeds:
+        notes.append(
+            f"graybox and transfer: lowest accuracy over their attacks at epsilon {_short(score_epsilon)}, by an attacker who does not know "
+            "the purifier; adaptive: by one who differentiates through it; drop: clean accuracy lost against no purifier, in points; "
+            "perplexity: codes effectively in use, depth 1 first. Figures hold for this target (target_seed)."
+        )
     return notes
 
 
@@ -247,21 +254,31 @@ def _shown(row: dict[str, Any], by: str) -> dict[str, Any]:
     def percent(name: str) -> str:
         return "" if row.get(name) is None else f"{100 * row[name]:.1f}"
 
-    interval = "" if row["ci_low"] is None else f" [{_figure(row['ci_low'], by)}, {_figure(row['ci_high'], by)}]"
-    shown: dict[str, Any] = {"rank": row["rank"] or "-", "variant": row["label"]}
-    shown[by] = "" if row.get(by) is None else _figure(row[by], by) + interval
-    threats = [name for threat in ("graybox", "transfer", "adaptive") for name in row if name.startswith(threat + "@")]
+    value = _status_word(row) if row.get(by) is None else _figure(row[by], by)
+    if row["ci_low"] is not None:
+        value += f" [{_figure(row['ci_low'], by)}, {_figure(row['ci_high'], by)}]"
+    shown: dict[str, Any] = {"rank": row["rank"] or "-", "variant": row["label"], by if by in _PLAIN else f"{by} %": value}
+    threats = [name for threat in ("adaptive", "graybox", "transfer") for name in row if name.startswith(threat + "@")]
     shown |= {f"{name} %": percent(name) for name in threats}
-    shown |= {"clean %": percent("clean"), "drop": "" if row.get("clean_drop") is None else f"{100 * row['clean_drop']:+.1f}"}
+    if by != "clean":
+        shown["clean %"] = percent("clean")
+    shown["drop"] = "" if row.get("clean_drop") is None else f"{100 * row['clean_drop']:+.1f}"
     shown["perplexity"] = " ".join(f"{value:.0f}" for value in row["perplexity"] or [])
     shown["seeds"] = str(row["seeds"]) if row["seeds"] == row["planned_seeds"] else f"{row['seeds']} of {row['planned_seeds']}"
-    shown["seconds"] = "" if row.get("seconds") is None else f"{row['seconds']:.0f}"
-    shown["status"] = row["status"]
+    if by != "seconds":
+        shown["seconds"] = "" if row.get("seconds") is None else f"{row['seconds']:.0f}"
     return shown
 
 
+def _status_word(row: dict[str, Any]) -> str:
+    return row["status"] if row["status"] != "completed" else "not scored"
+
+
+_PLAIN = ("psnr", "seconds")  # quantities that are no shares
+
+
 def _figure(value: float, by: str) -> str:
-    return f"{value:.1f}" if by in ("psnr", "seconds") else f"{value:.3f}"
+    return f"{value if by in _PLAIN else 100 * value:.1f}"
 
 
 def _short(epsilon: float) -> str:

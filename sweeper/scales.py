@@ -6,7 +6,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sweeper.config import Cell, Classifier, EvaluationConfig, Training, attack_options, check_epsilons
+from pydantic import ValidationError
+
+from sweeper.config import Cell, Classifier, EvaluationConfig, Training
+from sweeper.options import attack_options, check_epsilons, check_scorable, explain
 
 SCALES = ("small", "medium", "paper")
 EVALUATIONS = ("quick", "standard")
@@ -127,19 +130,17 @@ def evaluation(
             cells.append(_cell(threat, "cw", static, SUBSET))
         cells.append(_cell("adaptive", "pgd", adaptive, SUBSET))
     for entry in extra:
-        cells += _extra(entry, static)
+        cells += [cell for cell in _extra(entry, static) if cell not in cells]
     sources = transfer_sources(scale) if any(cell.threat == "transfer" for cell in cells) else ()
     return EvaluationConfig(name=name, cells=tuple(cells), sources=sources, score_epsilon=score_epsilon)  # pyright: ignore[reportArgumentType]
 
 
 def _cell(threat: str, attack: str, epsilons: tuple[float, ...], images: int | None, options: Mapping[str, Any] | None = None) -> Cell:
-    return Cell(
-        threat=threat,  # pyright: ignore[reportArgumentType]
-        attack=attack,
-        options=attack_options(attack, threat, options or {}),
-        epsilons=epsilons,
-        images=images,
-    )
+    complete = attack_options(attack, threat, options or {})
+    try:
+        return Cell(threat=threat, attack=attack, options=complete, epsilons=epsilons, images=images)  # pyright: ignore[reportArgumentType]
+    except ValidationError as error:
+        raise ValueError(explain(error, list(Cell.model_fields), "attack setting")) from None
 
 
 def _extra(entry: Mapping[str, Any], static: tuple[float, ...]) -> list[Cell]:
@@ -152,4 +153,6 @@ def _extra(entry: Mapping[str, Any], static: tuple[float, ...]) -> list[Cell]:
     if unusable := set(threats) - {"graybox", "transfer"}:
         raise ValueError(f"an extra attack's threats must be 'graybox' or 'transfer', got {sorted(unusable)[0]!r}")
     grid = tuple(entry.get("epsilons", static))
+    for threat in threats:
+        check_scorable(entry["attack"], threat)
     return [_cell(threat, entry["attack"], grid, entry.get("images"), entry.get("options")) for threat in threats]

@@ -24,7 +24,7 @@ OnEpoch = Callable[[dict[str, float]], None]
 
 
 class Diverged(ArithmeticError):
-    """A loss became NaN or infinite."""
+    """A loss or a weight became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def fit(
         checkpoint: Where the state is kept after each epoch, and found again.
 
     Raises:
-        Diverged: If an epoch's loss is NaN or infinite.
+        Diverged: If an epoch's loss, or in the end a weight, is NaN or infinite.
     """
     device = images.device
     module.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -107,6 +107,8 @@ def fit(
             checkpoint.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "epochs": rows})
         if on_epoch is not None:
             on_epoch(row)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):  # the last step has no later loss to show it
+        raise Diverged(f"{name} failed in epoch {recipe.num_epochs}: weights are not finite (learning_rate {recipe.learning_rate:g})")
     module.eval().requires_grad_(False)
     return Fit(rows, sum(row["seconds"] for row in rows))
 

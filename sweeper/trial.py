@@ -47,7 +47,7 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
         StorageError: If the results root cannot take an artifact or a part.
     """
     torch.set_num_threads(config.numerics.threads)
-    started, clock = datetime.now(UTC), time.monotonic()
+    started = datetime.now(UTC)
     trial_id, evaluation_name = config.trial_id, evaluation_id(config, evaluation)
     target = materials.classifier(config, config.target)
     purifier = _purifier(config, materials, target)
@@ -90,14 +90,14 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
         ],
     )  # fmt: skip
     clean = next(row for row in latents if row["threat"] == "clean")
-    publish("trials", trial_id, [_trial_row(config, purifier.module, clean, train_seconds, score_seconds, where, started, ended)])
+    publish("trials", trial_id, [_trial_row(config, purifier.parameters, clean, train_seconds, score_seconds, where, started, ended)])
     final = "retrained" if retrained else "original"
     adaptive = [row for key, rows in rows_by_cell.items() if key.startswith("adaptive") for row in rows]
     return Summary(
         clean_accuracy=next(row["accuracy"] for row in rows_by_cell["clean none"] if row["classifier"] == final),
         adaptive_accuracy=next((row["accuracy"] for row in adaptive if row["epsilon"] >= evaluation.score_epsilon - 1e-9), None),
         train_seconds=train_seconds,
-        score_seconds=time.monotonic() - clock - train_seconds,
+        score_seconds=score_seconds,
     )
 
 
@@ -111,7 +111,7 @@ def _purifier(config: TrialConfig, materials: Materials, target: Trained) -> Tra
     module = materials.build(config, config.model, config.model_options, seed)
     if not config.network.is_trained:
         module.eval().requires_grad_(False)
-        return Trained(module, content_hash(module.state_dict()) if module.state_dict() else config.purifier_key, [], 0.0)
+        return Trained(module, module.state_dict(), content_hash(module.state_dict()) if module.state_dict() else config.purifier_key, [], 0.0)
 
     def make() -> Bundle:
         images, labels = materials.on_device(materials.splits(config).train)
@@ -144,7 +144,7 @@ def _retrained(config: TrialConfig, materials: Materials, target: Trained, purif
 
     def make() -> Bundle:
         images, labels = materials.on_device(materials.splits(config).train)
-        module.load_state_dict(target.module.state_dict())
+        module.load_state_dict(dict(target.weights))
         classify = loss = classification_loss(module)
         if config.retraining.augment:  # a shifted image is purified after the shift, so it cannot be done once before
             loss = lambda images, labels, generator: classify(_purified(purifier.module, images), labels, generator)  # noqa: E731
@@ -284,7 +284,7 @@ def _epoch_row(trial_id: str, stage: str, row: dict[str, float]) -> dict[str, An
 
 def _trial_row(
     config: TrialConfig,
-    purifier: nn.Module,
+    parameters: int,
     clean: dict[str, Any],
     train_seconds: float,
     score_seconds: float,
@@ -314,7 +314,7 @@ def _trial_row(
         "retrain": config.retrain, "num_epochs": config.training.num_epochs if config.network.is_trained else None,
         "batch_size": config.training.batch_size if config.network.is_trained else None,
         "learning_rate": config.training.learning_rate if config.network.is_trained else None,
-        "config": canonical_json(config), "parameters": sum(parameter.numel() for parameter in purifier.parameters()),
+        "config": canonical_json(config), "parameters": parameters,
         "reconstruction_mse": clean["mse"], "psnr": clean["psnr"], "ssim": clean["ssim"],
         "train_seconds": train_seconds, "score_seconds": score_seconds, "started": started, "ended": ended, **where,
     }  # fmt: skip

@@ -1,0 +1,162 @@
+"""What the commands are given: their options, the plan that these make, and one sentence where they are wrong."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sweeper.tables import FORMATS
+
+if TYPE_CHECKING:
+    from sweeper.datasets import Splits
+    from sweeper.plan import Plan
+
+errors = Console(stderr=True, highlight=False)
+
+Space = Annotated[str, typer.Argument(metavar="SPACE", help="A name in search_spaces/, or the path of your own .py file.")]
+Root = Annotated[Path, typer.Option("--results", metavar="ROOT", help="The folder that holds all results.")]
+Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help=", ".join(FORMATS) + ".")]
+Dataset = Annotated[str | None, typer.Option(metavar="NAME", help="digits (the default), fashion-mnist or cifar10.")]
+Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data set's official files; else the cache, else a download.")]
+Scale = Annotated[str, typer.Option(metavar="SCALE", help="small (a CPU), medium (one GPU) or paper.")]
+Evaluation = Annotated[
+    str | None, typer.Option(metavar="NAME", help="quick (prunes, never ranks) or standard; default: the search space's, else standard.")
+]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Seeds 0 to N-1 of every variant.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of every trial that has it, under the variant's own; may be repeated."),
+]
+Epsilons = Annotated[str | None, typer.Option(metavar="E,E,…", help="Grid of gray-box and transfer attacks, such as 2/255,8/255.")]
+Cpus = Annotated[int | None, typer.Option(metavar="N", help="CPUs, and torch threads, of each trial; default: the scale's.")]
+DEFAULT_ROOT = Path("results")
+GROUPS = ("training", "retraining", "target", "numerics", "model_options")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what is wrong with the arguments into one line on standard error and exit status 2."""
+    try:
+        yield
+    except BrokenPipeError:  # `… | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"error: {_sentence(error)}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def _sentence(error: Exception) -> str:
+    """Return what is wrong without the noise: no error number, no report of pydantic's."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        from sweeper.options import explain
+
+        return explain(error, [], "setting")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error).strip() or type(error).__name__
+
+
+def make_plan(
+    space: str,
+    dataset: str | None,
+    data: Path | None,
+    scale: str,
+    evaluation: str | None,
+    seeds: int,
+    settings: list[str] | None,
+    epsilons: str | None,
+    cpus: int | None,
+) -> "tuple[Plan, Splits]":
+    from sweeper import datasets, lookup, options, plan, scales
+
+    if scale not in scales.SCALES:
+        raise ValueError(f"no scale named {scale!r}{lookup.nearest(scale, scales.SCALES)}; available: {', '.join(scales.SCALES)}")
+    module = lookup.find("search_spaces", space)
+    name = lookup.canonical(Path(space).stem if space.endswith(".py") else space)
+    _try_variants(module, space)
+    base = dict(_assignment(text) for text in settings or [])
+    for setting in ("scale", "evaluation", "epsilons", "seeds"):
+        if setting in base:
+            raise ValueError(f"{setting} is an option of its own: --{setting} {base[setting]}")
+    for setting in base:
+        group, slash, _ = setting.partition("/")
+        if slash and group not in GROUPS:
+            raise ValueError(f"unknown trial setting {setting!r}{lookup.nearest(group, GROUPS)}; settings with a path begin with {', '.join(GROUPS)}")
+    grid = None if epsilons is None else options.check_epsilons(tuple(_number(word) for word in epsilons.split(",")))
+    chosen = lookup.canonical(str(dataset or base.pop("dataset", None) or "digits"))
+    defaults = scales.trial_defaults(chosen, scale)
+    train, validation, test = (_cap(cap, base.get(cap, defaults[cap])) for cap in ("train_images", "validation_images", "test_images"))
+    splits = datasets.load(chosen, root=data, caps=(train, validation, test))
+    made = plan.from_space(
+        name,
+        module,
+        fingerprint=splits.fingerprint,
+        dataset=chosen,
+        scale=scale,
+        evaluation_name=evaluation,
+        seeds=seeds,
+        settings=base,
+        threads=cpus,
+        epsilons=grid,
+    )
+    return made, splits
+
+
+def _try_variants(module: Any, space: str) -> None:
+    """Call a search space's `variants()`, so that what is wrong inside is told with its line and not as our own failure.
+
+    Raises:
+        ValueError: Naming file and line of an exception, or what `variants()` gave instead of a list.
+    """
+    if not hasattr(module, "variants"):
+        return  # said by the plan
+    try:
+        given = module.variants()
+        listed = not isinstance(given, str | dict) and bool(iter(given))
+    except Exception as error:
+        trace, place = error.__traceback__, str(space)
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == module.__file__:
+                place = f"{module.__file__}, line {trace.tb_lineno}"
+            trace = trace.tb_next
+        raise ValueError(f"{place}: {type(error).__name__}: {error}") from error
+    if not listed:
+        raise ValueError(f"{space}: variants() must return a list of dicts, got {given!r:.80}")
+
+
+def _cap(name: str, value: object) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"{name} must be a whole number, or null for all images, got {value!r}")
+    return value
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--set takes KEY=VALUE, got {text!r}")
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip(), value.strip()
+
+
+def _number(word: str) -> float:
+    top, slash, bottom = word.strip().partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"an epsilon is a number or a fraction such as 8/255, got {word!r}") from None
+
+
+def check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"no format named {format!r}; available: {', '.join(FORMATS)}")

@@ -1,0 +1,155 @@
+"""The commands that read results: rank, status, show, query, doctor, compact. They import neither torch nor ray."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.arguments import DEFAULT_ROOT, Format, Root, check_format, errors, refusing
+from sweeper.tables import RAW_FORMATS, print_rows
+
+if TYPE_CHECKING:
+    from sweeper.results import Results
+
+NARROW = ("seconds", "seeds", "perplexity")  # columns of a ranking that a narrow terminal does without, in this order
+
+
+def _open(root: Path) -> "Results":
+    from sweeper.results import Results
+
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"results root must be a folder, got the file {root.absolute()}")
+    if not (root / "store.json").exists():
+        raise ValueError(f"no results under {root.absolute()}; run a sweep first, or name the root with --results")
+    return Results(root, on_problem=lambda problem: errors.print(f"left out: {problem}", style="yellow", markup=False, soft_wrap=True))
+
+
+def rank(
+    sweep: Annotated[str, typer.Argument(metavar="SPACE", help="The search space that was run.")],
+    results: Root = DEFAULT_ROOT,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="The data set; default: that of the last run.")] = None,
+    by: Annotated[
+        str, typer.Option(metavar="WHAT", help="robust_score, clean, psnr, seconds, or THREAT/ATTACK@EPSILON such as graybox/pgd@0.1.")
+    ] = "robust_score",
+    plan_hash: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan, as `status` names it; default: the one run last.")] = None,
+    format: Format = "table",
+) -> None:
+    """Rank a sweep's variants, best first.
+
+    By robust_score, the area under the accuracy curve of the adaptive attack, unless --by says otherwise. Missing and failed trials are named, never
+    dropped.
+    """
+    from sweeper.ranking import rank as rank_rows
+
+    with refusing():
+        check_format(format)
+        ranking = rank_rows(_open(results), sweep, dataset=dataset, by=by, plan_hash=plan_hash)
+        rows = ranking.rows if format in RAW_FORMATS else ranking.shown()
+        print_rows(rows, format, title=ranking.title, notes=ranking.notes, droppable=NARROW)
+
+
+def status(
+    sweep: Annotated[str | None, typer.Argument(metavar="[SPACE]", help="A search space that was run; without it, all of them.")] = None,
+    results: Root = DEFAULT_ROOT,
+    plan_hash: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan of SPACE; default: the one run last.")] = None,
+    format: Format = "table",
+) -> None:
+    """Say how far each sweep is, or each trial of one.
+
+    With a SPACE: its failed trials first, with reason, message and log, then the missing, then the completed.
+    """
+    from sweeper.inspection import overview, trial_states
+
+    with refusing():
+        check_format(format)
+        store = _open(results)
+        if sweep is None:
+            print_rows(overview(store), format, droppable=("plan", "evaluation"))
+        else:
+            rows = trial_states(store, sweep, plan_hash)
+            print_rows(rows, format, title=f"{sweep}: {sum(row['status'] == 'completed' for row in rows)} of {len(rows)} trials completed")
+
+
+def show(trial_id: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or its first characters.")], results: Root = DEFAULT_ROOT,
+         format: Format = "table") -> None:  # fmt: skip
+    """Show one trial: settings, scores, codebooks, log.
+
+    Every accuracy with its interval, the codebooks' perplexity and usage, and how each try ended.
+    """
+    from sweeper.inspection import for_people
+    from sweeper.inspection import show as show_trial
+
+    with refusing():
+        check_format(format)
+        shown = show_trial(_open(results), trial_id)
+        if format == "json":
+            print(json.dumps(shown, default=str))
+            return
+        parts = {title: rows for title, rows in shown.items() if rows} if format == "csv" else for_people(shown)
+        for index, (title, rows) in enumerate(parts.items()):
+            if index:
+                print()
+            print_rows(rows, format, title=title)
+
+
+def query(sql: Annotated[str, typer.Argument(metavar="SQL")], results: Root = DEFAULT_ROOT, format: Format = "table") -> None:
+    """Ask the tables in SQL (DuckDB).
+
+    Tables: sweeps, trials, attempts, scores, latents, epochs, samples, sample_sets, runs; `describe scores` lists columns. Scores, latents and
+    epochs show once their trial is completed.
+    """
+    with refusing():
+        check_format(format)
+        if not sql.strip(" ;\n"):
+            raise ValueError("query takes a statement, such as 'select label, seed from sweeps', got none")
+        columns, rows = _open(results).query(sql)
+        print_rows([dict(zip(columns, row, strict=True)) for row in rows], format, columns=columns)
+
+
+def doctor(
+    results: Root = DEFAULT_ROOT,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="Move damaged and foreign files out of the way.")] = False,
+) -> None:
+    """Name damaged and foreign files among the tables.
+
+    Every table's file under the results root is opened. Exit status 1 if there are any, and they were not moved away.
+    """
+    moved = 0
+    with refusing():
+        store = _open(results)
+        problems = store.problems()
+        for problem in problems:
+            if quarantine and problem.path.exists() and "newer" not in problem.reason:
+                print(f"{problem} -> {store.quarantine(problem.path)}")
+                moved += 1
+            else:
+                print(problem)
+    rest = len(problems) - moved
+    print(f"{len(problems)} damaged or foreign files{f', {moved} moved away' if moved else ''}")
+    if rest and not quarantine:
+        errors.print("--quarantine moves them away; the next `run` makes again what was in them", soft_wrap=True)
+    elif moved:
+        errors.print("the next `run` makes again what was in them", soft_wrap=True)
+    raise typer.Exit(1 if rest else 0)
+
+
+def compact(
+    results: Root = DEFAULT_ROOT,
+    grace_hours: Annotated[float, typer.Option(metavar="HOURS", help="Delete only what was replaced longer ago than this.")] = 24.0,
+) -> None:
+    """Merge the tables' many small files into few.
+
+    Also deletes what an earlier merge replaced long ago. Safe beside a running sweep; `run` merges at its end by itself, and deletes nothing.
+    """
+    with refusing():
+        if grace_hours < 0:
+            raise ValueError(f"--grace-hours must be at least 0, got {grace_hours:g}")
+        store = _open(results)
+        merged = store.compact()
+        removed = store.clean(grace_hours * 3600)
+    done = f"{merged.parts} files merged into {merged.files} ({merged.bytes / 2**20:.1f} MiB)" if merged else "nothing to merge"
+    print(f"{done}; {len(removed)} replaced files deleted")
+
+
+COMMANDS = (rank, status, show, query, doctor, compact)

@@ -1,0 +1,197 @@
+"""Settings are checked once, with a sentence that helps; keys hold what results depend on, and nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+from small_sweep import digits_config
+
+from sweeper.config import Cell, TrialConfig, canonical_json, key_of, resolve
+from sweeper.keys import attack_label, evaluation_id, expected_parts, outcome_key, sample_set_id, set_key
+from sweeper.options import attack_options, check_epsilons
+from sweeper.scales import evaluation, trial_defaults
+
+KEYS = ("target_key", "purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id")
+
+
+def keys(**settings: Any) -> dict[str, str]:
+    config = digits_config(**settings)
+    return {name: getattr(config, name) for name in KEYS}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"learing_rate": 1e-3}, r"unknown trial setting 'learing_rate' \(did you mean 'learning_rate'\?\); known settings: alpha, "),
+        ({"codebok_size": 8}, r"did you mean 'codebook_size'"),
+        ({"learning_rate": -0.001}, r"'learning_rate': input should be greater than 0, got -0.001"),
+        ({"learning_rate": float("nan")}, r"NaN|nan|finite"),
+        ({"num_epochs": 0}, r"'num_epochs': input should be greater than or equal to 1, got 0"),
+        ({"num_epochs": 1.5}, r"'num_epochs': input should be a valid integer"),
+        ({"codebook_size": -1}, r"codebook_size must be a whole number of at least 1, got -1"),
+        ({"codebook_size": "many"}, r"vqunet option 'codebook_size'.*got 'many'"),
+        ({"beta": -1}, r"beta must be a number of at least 0"),
+        ({"vq_levels": [1, 9]}, r"vq_levels must lie in 1 to depth \(3\)"),
+        ({"retrain": "non"}, r"'retrain': input should be 'none' or 'finetune', got 'non'"),
+        ({"model": "vqunett"}, r"no model named 'vqunett' \(did you mean 'vqunet'\?\)"),
+        ({"model": "wide_resnet"}, r"model 'wide_resnet' is a classifier, and a purifier is needed here"),
+        ({"target__model": "identity"}, r"model 'identity' is a purifier, and a classifier is needed here"),
+        ({"retraining__num_epoch": 1}, r"'retraining/num_epoch' \(did you mean 'retraining/num_epochs'\?\)"),
+        ({"retrainning__num_epochs": 1}, r"unknown trial setting 'retrainning/num_epochs'"),
+        ({"training__num_epochs__x": 1}, r"'training/num_epochs' has no settings of its own"),
+        ({"retraining": 3}, r"its settings are paths, such as 'retraining/num_epochs'"),
+        ({"target__model_options__widht": 1}, r"unknown wide_resnet option 'widht' \(did you mean 'width'\?\)"),
+        ({"fingerprint": "x"}, r"unknown trial setting 'fingerprint'"),
+    ],
+)
+def test_an_unusable_setting_is_named_with_what_would_be_accepted(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        digits_config(**settings)
+
+
+def test_a_setting_of_another_model_is_left_out_only_when_asked() -> None:
+    defaults = trial_defaults("digits", "small")
+    with pytest.raises(ValueError, match="unknown trial setting 'beta'"):
+        resolve(defaults, {"model": "identity", "beta": 2.0})
+    ignored = resolve(defaults, {"model": "identity", "beta": 2.0}, ignore=frozenset({"beta"}))
+    assert ignored == resolve(defaults, {"model": "identity"})
+
+
+def test_epsilon_above_one_is_asked_whether_a_fraction_was_meant() -> None:
+    with pytest.raises(ValueError, match=r"epsilon must be in \[0, 1\].*got 8; did you mean 8/255\?"):
+        check_epsilons((0.1, 8.0))
+    for value in (-0.1, 300.0, float("nan")):
+        with pytest.raises(ValueError, match=r"epsilon must be in \[0, 1\]"):
+            check_epsilons((value,))
+    with pytest.raises(ValueError, match="at least one"):
+        check_epsilons(())
+    assert check_epsilons((0.3, 0.1, 0.3)) == (0.1, 0.3)
+
+
+def test_switching_quantization_off_is_the_model_unet() -> None:
+    assert keys(quantize=False) == keys(model="unet")
+    assert keys(quantize=False, codebook_size=16) == keys(model="unet")
+    assert digits_config(quantize=False).model == "unet"
+
+
+def test_ints_and_floats_of_one_value_give_one_key() -> None:
+    assert keys(alpha=2, weight_decay=0, learning_rate=1) == keys(alpha=2.0, weight_decay=0.0, learning_rate=1.0)
+    assert attack_options("torchattacks:PGD", "graybox", {"alpha": 1}) == attack_options("torchattacks:PGD", "graybox", {"alpha": 1.0})
+    assert '"alpha":1.0' in canonical_json(attack_options("torchattacks:PGD", "graybox", {"alpha": 1}))
+    assert Cell(threat="graybox", attack="pgd", epsilons=(1,)) == Cell(threat="graybox", attack="pgd", epsilons=(1.0,))
+
+
+def test_vq_levels_that_are_all_levels_are_the_default() -> None:
+    assert keys(vq_levels=[3, 2, 1]) == keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({"learning_rate": 1e-3}, {"purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id"}),
+        ({"codebook_size": 8}, {"purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id"}),
+        ({"train_input": "gauss"}, {"purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id"}),
+        ({"retraining__num_epochs": 1}, {"retrained_key", "defense_key", "trial_id", "variant_id"}),
+        ({"retrain": "none"}, {"retrained_key", "defense_key", "trial_id", "variant_id"}),
+        ({"target__training__num_epochs": 1}, {"target_key", "retrained_key", "defense_key", "trial_id", "variant_id"}),
+        ({"target_seed": 1}, {"target_key", "retrained_key", "defense_key", "trial_id", "variant_id"}),
+        ({"numerics__threads": 2}, set(KEYS)),
+        ({"seed": 1}, {"purifier_key", "retrained_key", "defense_key", "trial_id"}),
+        ({"train_noise": 0.2}, {"variant_id"}),  # unused while train_input is clean: the same trial
+    ],
+)
+def test_a_setting_changes_the_keys_that_depend_on_it_and_no_other(settings: dict[str, Any], changed: set[str]) -> None:
+    before, after = keys(), keys(**settings)
+    assert {name for name in KEYS if before[name] != after[name]} == changed
+
+
+def test_adversarial_training_input_depends_on_the_target() -> None:
+    adversarial = {"train_input": "adv"}
+    assert keys(**adversarial)["purifier_key"] != keys(**adversarial, target__training__num_epochs=1)["purifier_key"]
+    assert keys(train_input="gauss")["purifier_key"] != keys(train_input="gauss", train_noise=0.2)["purifier_key"]
+
+
+def test_an_untrained_purifier_depends_on_neither_seed_nor_recipe() -> None:
+    assert keys(model="identity", num_epochs=3, seed=4)["purifier_key"] == keys(model="identity")["purifier_key"]
+
+
+def test_the_data_enter_every_trained_key_and_caps_only_through_them() -> None:
+    config = digits_config()
+    other = config.model_copy(update={"fingerprint": "e" * 64})
+    assert all(getattr(config, name) != getattr(other, name) for name in KEYS)
+    capped = config.model_copy(update={"train_images": 500})
+    assert [getattr(config, name) for name in KEYS[:-1]] == [getattr(capped, name) for name in KEYS[:-1]]
+
+
+def test_a_bumped_version_changes_the_keys_of_what_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys()
+    monkeypatch.setattr("models._quantizers.VERSION", 2)
+    assert {name for name in KEYS if keys()[name] != before[name]} == {"purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id"}
+    monkeypatch.setattr("sweeper.training.VERSION", 2)
+    assert keys()["target_key"] != before["target_key"]
+
+
+def test_another_evaluation_leaves_the_trial_and_changes_only_the_evaluation() -> None:
+    config = digits_config()
+    standard, finer = evaluation("standard", "digits", "small"), evaluation("standard", "digits", "small", epsilons=(0.02,))
+    assert evaluation_id(config, standard) != evaluation_id(config, finer)
+    parts = [set(expected_parts(config, each, config.trial_id, evaluation_id(config, each))) for each in (standard, finer)]
+    assert f"trials/{config.trial_id}" in parts[0] & parts[1]
+    adaptive = standard.cells[-1]
+    assert outcome_key(config, standard, adaptive) == outcome_key(config, finer, adaptive)  # found again by the other evaluation
+
+
+def test_shared_sets_are_the_same_for_all_purifiers_and_outcomes_are_not() -> None:
+    standard = evaluation("standard", "digits", "small")
+    for cell in standard.cells[1:9]:
+        one, other = digits_config(), digits_config(codebook_size=8, seed=3)
+        assert set_key(one, standard, cell) == set_key(other, standard, cell)
+        assert outcome_key(one, standard, cell) != outcome_key(other, standard, cell)
+
+
+def test_a_stored_configuration_reads_back_as_the_same_trial() -> None:
+    for settings in ({}, {"vq_levels": [1, 3]}, {"quantize": False}, {"model": "identity", "retrain": "none"}, {"model": "mean_blur"}):
+        config = digits_config(**settings)
+        again = TrialConfig.model_validate(json.loads(canonical_json(config)))
+        assert (again, again.trial_id, again.variant_id) == (config, config.trial_id, config.variant_id)
+
+
+def test_canonical_json_sorts_names_and_refuses_nan() -> None:
+    assert canonical_json({"b": 1, "a": (1.0, None)}) == '{"a":[1.0,null],"b":1}'
+    assert key_of("x", a=1, b=2) == key_of("x", b=2, a=1) != key_of("y", a=1, b=2)
+    with pytest.raises(ValueError, match="Out of range"):
+        canonical_json(float("nan"))
+
+
+def test_extra_attacks_are_validated_before_any_work() -> None:
+    def extra(**entry: Any) -> Any:
+        return evaluation("standard", "digits", "small", [entry]).cells
+
+    for entry, sentence in (
+        ({"attack": "pgdd"}, "did you mean 'pgd'"),
+        ({"attack": "pgd", "options": {"num_step": 3}}, "did you mean 'num_steps'"),
+        ({"attack": "pgd", "epsilons": [8]}, "did you mean 8/255"),
+        ({"attack": "pgd", "epsilons": []}, "at least one"),
+        ({"attack": "pgd", "images": 0}, "'images': input should be greater than or equal to 1"),
+        ({"attack": "pgd", "threats": ["adaptive"]}, "must be 'graybox' or 'transfer'"),
+        ({"attack": "pgd", "thread": 1}, "unknown attack setting 'thread'"),
+        ({"options": {}}, "needs a name under 'attack'"),
+        ({"attack": "torchattacks:APGD"}, "returns the clean image where it fails"),
+        ({"attack": "torchattacks:FGSMM"}, "is unknown; available"),
+    ):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            extra(**entry)
+        assert "errors.pydantic.dev" not in str(caught.value)
+
+
+def test_two_runs_of_one_attack_under_one_threat_have_different_labels() -> None:
+    entries = [{"attack": "pgd", "options": {"num_steps": 3}}, {"attack": "pgd", "images": 64}, {"attack": "pgd"}]
+    chosen = evaluation("standard", "digits", "small", entries)
+    labels = [attack_label(cell, chosen) for cell in chosen.cells if (cell.threat, cell.attack) == ("graybox", "pgd")]
+    assert len(labels) == len(set(labels)) == 3  # the last entry repeats the standard cell and adds nothing
+    assert attack_label(chosen.cells[1], chosen) == "fgsm"
+
+
+def test_sample_sets_differ_by_images_order_and_number_of_sources() -> None:
+    names = {sample_set_id("test", ids, sources) for ids, sources in (("ab", 3), ("ba", 3), ("a", 3), ("ab", 0))}
+    assert len(names) == 4
