@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attacks._keyed import uniform_noise
 from attacks._linf import (
+    NoGradient,
     ball,
     check_count,
     check_inputs,
@@ -176,7 +177,7 @@ class _Run:
             if restart == 0:
                 num_zero = int((~has_gradient).sum())
                 if is_first and num_zero == len(tried):
-                    raise ValueError(
+                    raise NoGradient(
                         f"no gradient reaches the input: it is exactly zero for all {len(tried)} images at epsilon "
                         f"{epsilon:g} (masked by rounding or a saturated activation, or a constant output); surviving "
                         "this attack would say nothing about robustness"

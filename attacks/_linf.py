@@ -53,6 +53,10 @@ class StepConfig:
         return max(min(MAX_STEP_SIZE, 2.5 * epsilon / self.num_steps), epsilon / self.num_steps)
 
 
+class NoGradient(ValueError):
+    """The attacked model gives no gradient to its input, so surviving a gradient attack says nothing."""
+
+
 class Gradient(NamedTuple):
     """What one forward and one backward pass give: logits (N, K), objective (N,), its input gradient (N, C, H, W)."""
 
@@ -93,7 +97,7 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor, objective: 
     if values.requires_grad:
         (gradient,) = torch.autograd.grad(values.sum(), images, allow_unused=True)
     if gradient is None:
-        raise ValueError(
+        raise NoGradient(
             "no gradient reaches the input: the model has no differentiable path from images to logits "
             "(a quantizer without a straight-through estimator, detach() or no_grad() inside); "
             "an attack without gradients would report false robustness"

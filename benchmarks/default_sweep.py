@@ -68,9 +68,8 @@ def main() -> int:
     figures = {"wall_seconds": wall, "peak_gib": peak[0] / 2**30, "efficiency": busy / ((last - first) * workers)}
     for name, value in figures.items():
         print(f"{name:14} {value:8.2f}   (bound {BOUNDS[name]:g})")
-    print(
-        f"{len(rows)} trials, {busy:.0f} trial seconds, {workers} workers; counted from the last shared stage: {busy / ((last - stages_ended) * workers):.3f}"
-    )
+    from_stages = busy / ((last - stages_ended) * workers)
+    print(f"{len(rows)} trials, {busy:.0f} trial seconds, {workers} workers; counted from the last shared stage: {from_stages:.3f}")
     is_good = wall <= BOUNDS["wall_seconds"] and figures["peak_gib"] <= BOUNDS["peak_gib"] and figures["efficiency"] >= BOUNDS["efficiency"]
     return process.returncode or (0 if is_good else 1)
 

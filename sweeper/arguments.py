@@ -1,7 +1,9 @@
 """What the commands are given: their options, the plan that these make, and one sentence where they are wrong."""
 
+import errno
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +36,10 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of every trial that has it, under the variant's own; may be repeated."),
 ]
 Epsilons = Annotated[str | None, typer.Option(metavar="E,E,…", help="Grid of gray-box and transfer attacks, such as 2/255,8/255.")]
-Cpus = Annotated[int | None, typer.Option(metavar="N", help="CPUs, and torch threads, of each trial; default: the scale's.")]
+Cpus = Annotated[
+    float | None,
+    typer.Option(min=0.01, metavar="X", help="CPUs of each trial, whole or a fraction, and torch threads (at least 1); default: the scale's."),
+]
 DEFAULT_ROOT = Path("results")
 GROUPS = ("training", "retraining", "target", "numerics", "model_options")
 
@@ -50,6 +55,36 @@ def refusing() -> Iterator[None]:
     except (ValueError, OSError, ImportError) as error:
         errors.print(f"error: {_sentence(error)}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
+    except Exception as error:
+        refusal = _of_storage(error)
+        if refusal is None:
+            raise
+        errors.print(f"error: {_sentence(refusal)}; what was computed before is stored", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def _of_storage(error: BaseException | None) -> OSError | None:
+    """Return the full or unwritable disk that another error, such as Ray's, was raised from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def check_address(address: str) -> None:
+    """Refuse a cluster that does not answer: Ray itself would wait for minutes.
+
+    Raises:
+        ValueError: If nothing listens at `HOST:PORT`; other forms (`auto`, `ray://…`) are left to Ray.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ValueError(f"no Ray cluster answers at --address {address}: {error.strerror or error}") from None
 
 
 def _sentence(error: Exception) -> str:
@@ -74,7 +109,7 @@ def make_plan(
     seeds: int,
     settings: list[str] | None,
     epsilons: str | None,
-    cpus: int | None,
+    cpus: float | None,
 ) -> "tuple[Plan, Splits]":
     from sweeper import datasets, lookup, options, plan, scales
 
@@ -93,6 +128,7 @@ def make_plan(
             raise ValueError(f"unknown trial setting {setting!r}{lookup.nearest(group, GROUPS)}; settings with a path begin with {', '.join(GROUPS)}")
     grid = None if epsilons is None else options.check_epsilons(tuple(_number(word) for word in epsilons.split(",")))
     chosen = lookup.canonical(str(dataset or base.pop("dataset", None) or "digits"))
+    chosen = lookup.adopt(chosen) if chosen.endswith(".py") else chosen
     defaults = scales.trial_defaults(chosen, scale)
     train, validation, test = (_cap(cap, base.get(cap, defaults[cap])) for cap in ("train_images", "validation_images", "test_images"))
     splits = datasets.load(chosen, root=data, caps=(train, validation, test))
@@ -105,7 +141,7 @@ def make_plan(
         evaluation_name=evaluation,
         seeds=seeds,
         settings=base,
-        threads=cpus,
+        threads=None if cpus is None else max(1, int(cpus)),
         epsilons=grid,
     )
     return made, splits

@@ -27,6 +27,7 @@ from sweeper.arguments import (
     Seeds,
     Set,
     Space,
+    check_address,
     check_format,
     errors,
     make_plan,
@@ -72,7 +73,7 @@ def run(
     max_concurrent: Annotated[int | None, typer.Option(min=1, metavar="N", help="Trials at once, at most.")] = None,
     inline: Annotated[bool, typer.Option("--inline", help="Everything in this process, one after the other, without Ray.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try trials again that failed by themselves (nan, oom, bug).")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try trials again that failed by themselves, not by a lost worker.")] = False,
 ) -> None:
     """Run what is missing of a search space, then rank it.
 
@@ -87,19 +88,25 @@ def run(
         from sweeper.estimate import check_space
 
         check_space(plan, results)
+        if address is not None and not inline:
+            check_address(address)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     from sweeper.live import Display
     from sweeper.sweep import inline as run_inline
     from sweeper.sweep import run_sweep, state_of
+    from sweeper.worker import StageFailed
 
     with refusing():
         gpus = _gpus(gpus_per_trial, scale)
         threads = plan.trials[0].config.numerics.threads
-        slots = 1 if inline else max(1, (os.cpu_count() or 1) // threads)
-        execute = run_inline if inline else _ray_executor(threads, gpus, max_concurrent, address)
+        slots = 1 if inline else max(1, int((os.cpu_count() or 1) // (cpus_per_trial or threads)))
+        execute = run_inline if inline else _ray_executor(cpus_per_trial or threads, gpus, max_concurrent, address)
         try:
             with Display(slots=min(slots, max_concurrent or slots)) as display:
                 finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed)
+        except StageFailed as error:
+            errors.print(f"error: {error}; nothing can be scored without it", style="red", markup=False, soft_wrap=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             errors.print("interrupted; what was computed is stored, and the same command continues")
             raise typer.Exit(130) from None
@@ -127,10 +134,10 @@ def _gpus(asked: float | None, scale: str) -> float:
     return 1.0 if scale != "small" and torch.cuda.is_available() else 0.0
 
 
-def _ray_executor(threads: int, gpus: float, max_concurrent: int | None, address: str | None) -> Any:
+def _ray_executor(cpus: float, gpus: float, max_concurrent: int | None, address: str | None) -> Any:
     from sweeper.driver import Resources, executor  # only here is Ray imported
 
-    return executor(Resources(cpus=threads, gpus=gpus, max_concurrent=max_concurrent, address=address))
+    return executor(Resources(cpus=cpus, gpus=gpus, max_concurrent=max_concurrent, address=address))
 
 
 @app.command()

@@ -164,7 +164,10 @@ class _Watch(tune.Callback):
     def _record(self, trial: Any) -> str:
         planned = self.trials[trial.config["position"]]
         message = f"trial {planned.trial_id[:8]} ({planned.label}): its worker process or node was lost; it continues from its last checkpoint"
-        record_failure(self.job, planned, "lost", message, self.started)
+        try:
+            record_failure(self.job, planned, "lost", message, self.started)
+        except OSError as error:  # an exception in a callback would end the sweep; the view shows the message all the same
+            message += f" (not recorded in attempts: {error})"
         return message
 
 

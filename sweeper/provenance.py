@@ -6,6 +6,7 @@ import socket
 import subprocess
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,15 +28,15 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the source tree, with `+` where it has uncommitted changes, or None outside a repository."""
+    """Return the commit of the source tree, with `+` where it has uncommitted changes, or None where sweeper is installed outside a repository."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
+            return None  # a repository around the virtual environment is not ours
+        return _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None  # an installed wheel has no repository, and that is a fact worth storing as such
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()

@@ -34,8 +34,13 @@ class Ranking:
         return [_shown(row, row["by"]) for row in self.rows]
 
 
-def latest_plan(results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None) -> list[dict[str, Any]]:
+def latest_plan(
+    results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None, *, ranks: bool = False
+) -> list[dict[str, Any]]:
     """Return the `sweeps` rows of the plan that was run last under that name (on that data set), or of the plan named.
+
+    Args:
+        ranks: Prefer the last plan whose evaluation ranks; a later `quick` one does not stand in its way.
 
     Raises:
         ValueError: If there is none; the message lists the sweeps there are.
@@ -53,8 +58,9 @@ def latest_plan(results: Results, sweep: str, dataset: str | None = None, plan_h
         names = sorted({f"{run['sweep']} on {run['dataset']}" for run in runs})
         wanted = name + (f" on {canonical(dataset)}" if dataset else "") + (f" with plan {plan_hash}" if plan_hash else "")
         raise ValueError(f"no sweep {wanted!r} under {results.root}{nearest(name, {run['sweep'] for run in runs})}; there are: {', '.join(names)}")
-    chosen = max(mine, key=lambda run: run["started"])["plan_hash"]
-    return results.read("sweeps", where={"plan_hash": chosen}).to_pylist()
+    hashes = [run["plan_hash"] for run in sorted(mine, key=lambda run: run["started"], reverse=True)]
+    plans = [results.read("sweeps", where={"plan_hash": name}).to_pylist() for name in (dict.fromkeys(hashes) if ranks else hashes[:1])]
+    return next((plan for plan in plans if plan[0]["evaluation"] != "quick"), plans[0])
 
 
 def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -84,7 +90,7 @@ def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = 
     Raises:
         ValueError: If the sweep or the quantity is unknown, or the evaluation is `quick`, which never ranks.
     """
-    planned = latest_plan(results, sweep, dataset, plan_hash)
+    planned = latest_plan(results, sweep, dataset, plan_hash, ranks=True)
     first = planned[0]
     if first["evaluation"] == "quick":
         raise ValueError("the quick evaluation prunes a search and never ranks; run with --evaluation standard")

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sweeper.config import Cell, Classifier, EvaluationConfig, Training
+from sweeper.lookup import adopt
 from sweeper.options import attack_options, check_epsilons, check_scorable, explain
 
 SCALES = ("small", "medium", "paper")
@@ -136,6 +137,7 @@ def evaluation(
 
 
 def _cell(threat: str, attack: str, epsilons: tuple[float, ...], images: int | None, options: Mapping[str, Any] | None = None) -> Cell:
+    attack = adopt(attack) if attack.endswith(".py") else attack  # its content enters the keys
     complete = attack_options(attack, threat, options or {})
     try:
         return Cell(threat=threat, attack=attack, options=complete, epsilons=epsilons, images=images)  # pyright: ignore[reportArgumentType]

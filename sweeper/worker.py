@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from attacks._linf import NoGradient
 from sweeper.artifacts import Artifacts, StorageError
 from sweeper.config import EvaluationConfig
 from sweeper.keys import part_key
@@ -69,14 +70,31 @@ def materials_of(job: Job, progress: Progress) -> Materials:
     return _materials[place]
 
 
+class StageFailed(RuntimeError):
+    """A shared artifact could not be made, so no trial that needs it can be scored."""
+
+
 def perform_stage(job: Job, stage: Stage, progress: Progress = no_progress) -> str:
-    """Make a shared artifact, or find it; return its key."""
+    """Make a shared artifact, or find it; return its key.
+
+    Raises:
+        StageFailed: With the reason and the log's path.
+        OSError: If the results root cannot take it.
+    """
     torch.set_num_threads(stage.config.numerics.threads)
-    materials = materials_of(job, progress)
-    if stage.recipe is not None:
-        materials.classifier(stage.config, stage.recipe)
-    elif stage.cell is not None:
-        materials.adversarial(stage.config, job.evaluation, stage.cell)
+    try:
+        materials = materials_of(job, progress)
+        if stage.recipe is not None:
+            materials.classifier(stage.config, stage.recipe)
+        elif stage.cell is not None:
+            materials.adversarial(stage.config, job.evaluation, stage.cell)
+    except OSError:
+        raise
+    except Exception as error:
+        path = job.log_path(f"stage-{stage.key}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+        raise StageFailed(f"{stage.title} failed ({type(error).__name__}: {error}); log: {path}") from error
     return stage.key
 
 
@@ -126,9 +144,11 @@ def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, sta
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the class of a failure: nan, oom, storage or bug."""
+    """Return the class of a failure: nan, gradient (the adaptive attacker got none), oom, storage or bug."""
     if isinstance(error, Diverged):
         return "nan"
+    if isinstance(error, NoGradient):
+        return "gradient"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "oom"
     if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in (5, 28, 30, 122)):

@@ -1,6 +1,7 @@
 """The command line as its users meet it: what it prints where, how it ends, and what it says to bad input."""
 
 import csv
+import errno
 import io
 import json
 import re
@@ -362,6 +363,26 @@ def test_a_disk_too_small_for_the_sweep_is_refused(tmp_path: Path, swept: Swept,
     result = run_again(swept, tmp_path / "results")
     assert result.exit_code == 2
     assert "MiB are free; name another --results" in result.stderr and "Errno" not in result.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_disk_that_fills_up_under_ray_is_named_all_the_same(tmp_path: Path, swept: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "no space left for results root: 0 bytes free")
+        except OSError as error:
+            raise RuntimeError("a trial's callback failed") from error
+
+    monkeypatch.setattr("sweeper.sweep.inline", full)
+    result = run_again(swept, tmp_path / "results")
+    assert result.exit_code == 2
+    assert "no space left for results root: 0 bytes free; what was computed before is stored" in result.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once(tmp_path: Path) -> None:
+    result = invoke("run", "smoke", "--results", tmp_path / "results", "--address", "127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "no Ray cluster answers at --address 127.0.0.1:1" in result.stderr
     assert not (tmp_path / "results").exists()
 
 

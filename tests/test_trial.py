@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_sweep import SETTINGS, Silent, SmallSweep, small_plan
 
+from attacks._linf import NoGradient
 from sweeper.artifacts import Artifacts, Bundle, StorageError
 from sweeper.config import Cell, TrialConfig
 from sweeper.datasets import Splits
@@ -25,7 +26,7 @@ from sweeper.statistics import wilson
 from sweeper.sweep import inline, record_plan, run_one, run_sweep, state_of
 from sweeper.training import Diverged
 from sweeper.trial import run_trial
-from sweeper.worker import Job, perform_trial, reason_of, record_failure
+from sweeper.worker import Job, StageFailed, perform_stage, perform_trial, reason_of, record_failure
 
 CPU = torch.device("cpu")
 
@@ -303,6 +304,7 @@ def test_only_stages_of_runnable_trials_are_made(fresh: tuple[Plan, Path]) -> No
     ("error", "reason"),
     [
         (Diverged("nan"), "nan"),
+        (NoGradient("masked"), "gradient"),
         (MemoryError(), "oom"),
         (torch.OutOfMemoryError("cuda"), "oom"),
         (StorageError(28, "full"), "storage"),
@@ -322,3 +324,16 @@ def test_a_trial_on_other_images_than_the_plans_is_refused(sweep: SmallSweep, tm
     finished = perform_trial(Job("x", tmp_path, None, sweep.plan.evaluation), trial)
     assert (finished.status, finished.reason) == ("failed", "bug")
     assert "are not those of the plan" in finished.message
+
+
+def test_a_stage_that_fails_names_itself_its_reason_and_its_log(fresh: tuple[Plan, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, root = fresh
+    stage = next(stage for stage in plan.stages if stage.cell is not None)
+
+    def fail_to_load(*_: object, **__: object) -> None:
+        raise ArithmeticError("not finite")
+
+    monkeypatch.setattr("sweeper.materials.Materials.adversarial", fail_to_load)
+    with pytest.raises(StageFailed, match=r"craft .* failed \(ArithmeticError: not finite\); log: .*stage-") as caught:
+        perform_stage(Job(plan.sweep, root, None, plan.evaluation), stage)
+    assert "fail_to_load" in Path(str(caught.value).rpartition("log: ")[2]).read_text()
