@@ -38,7 +38,7 @@ Set = Annotated[
 Epsilons = Annotated[str | None, typer.Option(metavar="E,E,…", help="Grid of gray-box and transfer attacks, such as 2/255,8/255.")]
 Cpus = Annotated[
     float | None,
-    typer.Option(min=0.01, metavar="X", help="CPUs of each trial, whole or a fraction, and torch threads (at least 1); default: the scale's."),
+    typer.Option(metavar="X", help="CPUs of each trial, whole or a fraction, and torch threads (at least 1); default: the scale's."),
 ]
 DEFAULT_ROOT = Path("results")
 GROUPS = ("training", "retraining", "target", "numerics", "model_options")
@@ -115,6 +115,8 @@ def make_plan(
 
     if scale not in scales.SCALES:
         raise ValueError(f"no scale named {scale!r}{lookup.nearest(scale, scales.SCALES)}; available: {', '.join(scales.SCALES)}")
+    if cpus is not None and cpus <= 0:
+        raise ValueError(f"--cpus-per-trial must be above 0, got {cpus:g}")
     module = lookup.find("search_spaces", space)
     name = lookup.canonical(Path(space).stem if space.endswith(".py") else space)
     _try_variants(module, space)

@@ -19,6 +19,7 @@ from sweeper.options import attack_module, check_epsilons, explain, resolve_opti
 
 THREATS = ("clean", "graybox", "transfer", "adaptive")
 PARTS = ("training", "retraining", "target", "numerics", "model_options")  # of a trial, whose settings are paths: `retraining/num_epochs`
+TRAINING_VERSION = 1  # of training.py and networks.py: raise it when the same recipe gives other weights
 KEY_LENGTH = 32  # hexadecimal digits, 128 bits
 
 
@@ -146,7 +147,12 @@ class TrialConfig(_Frozen):
     def classifier_key(self, classifier: Classifier) -> str:
         """Return the key of a classifier (the target or a transfer source) trained on this trial's clean images."""
         return key_of(
-            "classifier", data=self.fingerprint, seed=self.target_seed, numerics=self.numerics, training_version=_training(), **classifier.content()
+            "classifier",
+            data=self.fingerprint,
+            seed=self.target_seed,
+            numerics=self.numerics,
+            code=TRAINING_VERSION,
+            **classifier.content(),
         )
 
     @property
@@ -163,7 +169,7 @@ class TrialConfig(_Frozen):
             recipe["train_noise"] = self.train_noise
         if self.train_input == "adv":
             recipe |= {"train_noise": self.train_noise, "target": self.target_key}
-        return key_of("purifier", data=self.fingerprint, numerics=self.numerics, training_version=_training(), **recipe, **self.network.content())
+        return key_of("purifier", data=self.fingerprint, numerics=self.numerics, code=TRAINING_VERSION, **recipe, **self.network.content())
 
     @property
     def retrained_key(self) -> str | None:
@@ -177,7 +183,7 @@ class TrialConfig(_Frozen):
             training=self.retraining.model_dump(),
             seed=self.seed,
             numerics=self.numerics,
-            training_version=_training(),
+            code=TRAINING_VERSION,
         )
 
     @property
@@ -286,9 +292,3 @@ def resolve(defaults: Mapping[str, Any], settings: Mapping[str, Any], *, ignore:
     except ValidationError as error:
         paths = [f"{part}/{name}" for part in ("retraining", "target/training") for name in Training.model_fields]
         raise ValueError(explain(error, known_settings(model), "trial setting", paths)) from None
-
-
-def _training() -> str:
-    from sweeper import training
-
-    return str(training.VERSION)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from attacks._keyed import sample_keys
 from models._folding import fold_batch_norm
 from sweeper.artifacts import Artifacts, Bundle
-from sweeper.config import Cell, Classifier, EvaluationConfig, TrialConfig
+from sweeper.config import Cell, Classifier, EvaluationConfig, Training, TrialConfig
 from sweeper.datasets import Split, Splits, load, stratified_indices
 from sweeper.keys import sample_set_id, set_key
 from sweeper.lookup import find
 from sweeper.options import attack_module, check_scorable
-from sweeper.training import classification_loss, fit, numbers_from
+from sweeper.training import Loss, classification_loss, fit, numbers_from
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, epoch or batch, of how many, figures
 
@@ -118,9 +118,6 @@ class Materials:
             self._splits[found.fingerprint] = found
         return found
 
-    def on_device(self, split: Split) -> tuple[Tensor, Tensor]:
-        return split.images.to(self.device), split.labels.to(self.device)
-
     def build(self, config: TrialConfig, model: str, options: dict[str, object], seed: int) -> nn.Module:
         """Return a freshly initialised module of `models/`, on the device, in channels-last layout."""
         splits, module = self.splits(config), find("models", model)
@@ -128,39 +125,69 @@ class Materials:
         network = module.build(module.Config(**options), splits.image_shape, splits.num_classes)
         return network.to(device=self.device, memory_format=torch.channels_last)
 
-    def weights(self, module: nn.Module, bundle: Bundle) -> Trained:
-        """Load a stored bundle into a built module, ready to be attacked and scored."""
+    def trained(
+        self,
+        config: TrialConfig,
+        kind: str,
+        key: str,
+        module: nn.Module,
+        recipe: Training,
+        prepare: Callable[[Tensor, Tensor], tuple[Tensor, Loss]],
+        *,
+        seed: int,
+        stage: str,
+        what: str,
+    ) -> Trained:
+        """Return a network with the weights stored under key, trained now where there are none.
+
+        Args:
+            kind: The artifact's: `classifiers`, `purifiers`, `retrained`.
+            prepare: Clean training images and labels -> the images to train on, and the loss; called only if it is trained now.
+            stage: What the progress calls it.
+            what: What an error calls the network.
+        """
+
+        def make() -> Bundle:
+            train = self.splits(config).train
+            images, labels = train.images.to(self.device), train.labels.to(self.device)
+            images, loss = prepare(images, labels)
+            done = fit(
+                module,
+                images,
+                labels,
+                recipe,
+                loss,
+                seed=seed,
+                numerics=config.numerics,
+                checkpoint=self.artifacts.checkpoint(key),
+                on_epoch=lambda row: self.progress(stage, int(row["epoch"]), recipe.num_epochs, row),
+                name=f"training of {what}",
+            )
+            return Bundle(module.state_dict(), {"epochs": done.epochs, "seconds": done.seconds})
+
+        bundle = self.artifacts.get_or_create(kind, key, make)
         module.load_state_dict(dict(bundle.tensors))
         parameters = sum(parameter.numel() for parameter in module.parameters())
         folded = fold_batch_norm(module.eval()).requires_grad_(False)
         return Trained(folded, bundle.tensors, bundle.content, list(bundle.info["epochs"]), float(bundle.info["seconds"]), parameters)
 
+    def initialize(self, module: nn.Module, images: Tensor, seed: int) -> None:
+        """Let a module that wants it see the training images before it is trained."""
+        initialize = getattr(module, "initialize", None)
+        if initialize is not None:
+            initialize(images, torch.Generator(self.device).manual_seed(seed))
+
     def classifier(self, config: TrialConfig, recipe: Classifier) -> Trained:
         """Return a classifier trained on the clean training images: the original target, or a transfer source."""
-        key = config.classifier_key(recipe)
         seed = numbers_from(config.target_seed, "classifier", recipe.model, sorted(recipe.model_options.items()))
         module = self.build(config, recipe.model, recipe.model_options, seed)
 
-        def make() -> Bundle:
-            images, labels = self.on_device(self.splits(config).train)
-            initialize = getattr(module, "initialize", None)
-            if initialize is not None:
-                initialize(images, torch.Generator(self.device).manual_seed(seed))
-            done = fit(
-                module,
-                images,
-                labels,
-                recipe.training,
-                classification_loss(module),
-                seed=seed,
-                numerics=config.numerics,
-                checkpoint=self.artifacts.checkpoint(key),
-                on_epoch=lambda row: self.progress(recipe.model, int(row["epoch"]), recipe.training.num_epochs, row),
-                name=f"training of {recipe.model}",
-            )
-            return Bundle(module.state_dict(), {"recipe": recipe.model_dump(mode="json"), "epochs": done.epochs, "seconds": done.seconds})
+        def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Loss]:
+            self.initialize(module, images, seed)
+            return images, classification_loss(module)
 
-        return self.weights(module, self.artifacts.get_or_create("classifiers", key, make))
+        key = config.classifier_key(recipe)
+        return self.trained(config, "classifiers", key, module, recipe.training, prepare, seed=seed, stage="train", what=recipe.model)
 
     def samples(self, config: TrialConfig, evaluation: EvaluationConfig, count: int | None) -> SampleSet:
         """Return all images of the evaluation's split, or a fixed subset of them, stratified by class."""

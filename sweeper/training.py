@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from sweeper.artifacts import Checkpoint
 from sweeper.config import Numerics, Training
 
-VERSION = 1
-
 Loss = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]  # images, labels, generator -> named terms
 OnEpoch = Callable[[dict[str, float]], None]
 

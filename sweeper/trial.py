@@ -12,18 +12,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from attacks import fgsm
-from sweeper.artifacts import Bundle, content_hash
+from sweeper.artifacts import Bundle
 from sweeper.config import Cell, EvaluationConfig, TrialConfig, canonical_json
 from sweeper.keys import attack_label, evaluation_id, outcome_key, part_key, scores_part
 from sweeper.materials import Materials, SampleSet, Trained
+from sweeper.networks import purifier_of, retrained_of
 from sweeper.provenance import provenance
 from sweeper.schemas import TABLES
-from sweeper.scoring import Defense, Outcomes, purify, score_adaptive, score_static
+from sweeper.scoring import Defense, Outcomes, score_adaptive, score_static
 from sweeper.statistics import wilson
-from sweeper.training import Fit, classification_loss, fit, numbers_from, purification_loss
 
 Rows = Sequence[dict[str, Any]]
 Publish = Callable[[str, str, Rows], object]
@@ -50,8 +48,8 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     started = datetime.now(UTC)
     trial_id, evaluation_name = config.trial_id, evaluation_id(config, evaluation)
     target = materials.classifier(config, config.target)
-    purifier = _purifier(config, materials, target)
-    retrained = _retrained(config, materials, target, purifier) if config.retrain != "none" else None
+    purifier = purifier_of(config, materials, target)
+    retrained = retrained_of(config, materials, target, purifier) if config.retrain != "none" else None
     train_seconds = purifier.seconds + (retrained.seconds if retrained else 0.0)
 
     scoring = time.monotonic()
@@ -104,94 +102,6 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
 def content_hash_of(purifier: Trained, classifier: Trained | None) -> str:
     """Return the content of a whole defense: its purifier's and its classifier's weights."""
     return f"{purifier.content[:16]}+{classifier.content[:16] if classifier else 'none'}"
-
-
-def _purifier(config: TrialConfig, materials: Materials, target: Trained) -> Trained:
-    seed = numbers_from(config.seed, "purifier")
-    module = materials.build(config, config.model, config.model_options, seed)
-    if not config.network.is_trained:
-        module.eval().requires_grad_(False)
-        return Trained(module, module.state_dict(), content_hash(module.state_dict()) if module.state_dict() else config.purifier_key, [], 0.0)
-
-    def make() -> Bundle:
-        images, labels = materials.on_device(materials.splits(config).train)
-        initialize = getattr(module, "initialize", None)
-        if initialize is not None:
-            initialize(images, torch.Generator(materials.device).manual_seed(seed))
-        done = fit(
-            module,
-            images,
-            labels,
-            config.training,
-            purification_loss(module, _disturbance(config, target.module)),
-            seed=seed,
-            numerics=config.numerics,
-            checkpoint=materials.artifacts.checkpoint(config.purifier_key),
-            on_epoch=lambda row: materials.progress("train", int(row["epoch"]), config.training.num_epochs, row),
-            name=f"training of {config.model}",
-        )
-        return _bundle(module, done)
-
-    return materials.weights(module, materials.artifacts.get_or_create("purifiers", config.purifier_key, make))
-
-
-def _retrained(config: TrialConfig, materials: Materials, target: Trained, purifier: Trained) -> Trained:
-    """Return the target tuned on purified training images (paper, section 4.1), started from the original's weights."""
-    key = config.retrained_key
-    assert key is not None
-    seed = numbers_from(config.seed, "retrain")
-    module = materials.build(config, config.target.model, config.target.model_options, seed)
-
-    def make() -> Bundle:
-        images, labels = materials.on_device(materials.splits(config).train)
-        module.load_state_dict(dict(target.weights))
-        classify = loss = classification_loss(module)
-        if config.retraining.augment:  # a shifted image is purified after the shift, so it cannot be done once before
-            loss = lambda images, labels, generator: classify(_purified(purifier.module, images), labels, generator)  # noqa: E731
-        else:
-            images = purify(purifier.module, images, 128).clone()
-        done = fit(
-            module,
-            images,
-            labels,
-            config.retraining,
-            loss,
-            seed=seed,
-            numerics=config.numerics,
-            checkpoint=materials.artifacts.checkpoint(key),
-            on_epoch=lambda row: materials.progress("retrain", int(row["epoch"]), config.retraining.num_epochs, row),
-            name="retraining of the target",
-        )
-        return _bundle(module, done)
-
-    return materials.weights(module, materials.artifacts.get_or_create("retrained", key, make))
-
-
-def _purified(purifier: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return purifier(images)
-
-
-def _bundle(module: nn.Module, done: Fit) -> Bundle:
-    return Bundle(module.state_dict(), {"epochs": done.epochs, "seconds": done.seconds})
-
-
-def _disturbance(config: TrialConfig, target: nn.Module) -> Callable[[Tensor, Tensor, torch.Generator], Tensor] | None:
-    """Return what turns clean training images into the purifier's inputs (axis `train_input`), or None for clean ones."""
-    if config.train_input == "gauss":
-        return lambda images, labels, generator: (
-            images + config.train_noise * torch.randn(images.shape, generator=generator, device=images.device)
-        ).clamp(0, 1)
-    if config.train_input == "adv":
-
-        def attacked(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-            unused = torch.zeros(len(images), dtype=torch.int64)  # FGSM draws nothing
-            full = fgsm.perturb(target, images, labels, epsilons=(config.train_noise,), keys=unused)[0]
-            share = torch.rand((len(images), 1, 1, 1), generator=generator, device=images.device)
-            return images + share * (full - images)
-
-        return attacked
-    return None
 
 
 def _outcomes(

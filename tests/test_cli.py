@@ -293,7 +293,7 @@ def test_latex_takes_a_cell_in_brackets_for_text(capsys: pytest.CaptureFixture[s
         (("run", "smoke", "--evaluation", "standart"), "no evaluation named 'standart'; available: quick, standard"),
         (("run", "smoke", "--seeds", "0"), "seeds must be at least 1, got 0"),
         (("run", "smoke", "--gpus-per-trial", "-1"), "--gpus-per-trial must be at least 0, got -1"),
-        (("run", "smoke", "--cpus-per-trial", "0"), "greater than or equal to 1, got 0"),
+        (("run", "smoke", "--cpus-per-trial", "0"), "--cpus-per-trial must be above 0, got 0"),
         (("run", "smoke", "--max-concurrent", "0"), "--max-concurrent"),
         (("plan", "smoke", "--format", "jsn"), "no format named 'jsn'; available: table, "),
         (("rank", "smoke"), "no results under"),

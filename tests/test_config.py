@@ -127,7 +127,7 @@ def test_a_bumped_version_changes_the_keys_of_what_it_makes(monkeypatch: pytest.
     before = keys()
     monkeypatch.setattr("models._quantizers.VERSION", 2)
     assert {name for name in KEYS if keys()[name] != before[name]} == {"purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id"}
-    monkeypatch.setattr("sweeper.training.VERSION", 2)
+    monkeypatch.setattr("sweeper.config.TRAINING_VERSION", 2)
     assert keys()["target_key"] != before["target_key"]
 
 

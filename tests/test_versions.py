@@ -20,13 +20,14 @@ RECORD = ROOT / "tests" / "versions.json"
 
 # Sources whose VERSION is another file's. A tuple names the functions that matter, where the rest of the file does not.
 SCORING = ("sweeper/keys.py", "SCORING_VERSION")
-TRAINING = ("sweeper/training.py", "VERSION")
+TRAINING = ("sweeper/config.py", "TRAINING_VERSION")
 SHARED: dict[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     "sweeper/scoring.py": (SCORING, ()),
     "sweeper/materials.py": (SCORING, ()),
     "models/_folding.py": (SCORING, ()),
     "sweeper/datasets/_splits.py": (SCORING, ("stratified_indices", "choose")),
-    "sweeper/trial.py": (TRAINING, ("_purifier", "_retrained", "_purified", "_disturbance")),
+    "sweeper/training.py": (TRAINING, ()),
+    "sweeper/networks.py": (TRAINING, ()),
     "attacks/_torchattacks.py": (("attacks/_torchattacks.py", "WRAPPER_VERSION"), ()),
 }
 
@@ -36,7 +37,7 @@ def sources() -> list[str]:
     found = [path for folder in ("models", "attacks", "sweeper/datasets") for path in sorted((ROOT / folder).glob("*.py"))]
     chosen = [str(path.relative_to(ROOT)) for path in found if path.name != "__init__.py"]
     own = [name for name in chosen if not name.startswith("sweeper/datasets/_")]
-    return sorted({*own, *SHARED, "sweeper/training.py"})
+    return sorted({*own, *SHARED})
 
 
 def version_place(source: str) -> tuple[str, str]:
