@@ -7,6 +7,9 @@ standard error. Exit status: 0 all trials completed, 1 some failed, 2 unusable a
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,17 +93,16 @@ def run(
         check_space(plan, results)
         if address is not None and not inline:
             check_address(address)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     from sweeper.live import Display
     from sweeper.sweep import inline as run_inline
     from sweeper.sweep import run_sweep, state_of
     from sweeper.worker import StageFailed
 
-    with refusing():
+    with refusing(), _interruptible() as interrupted:
         gpus = _gpus(gpus_per_trial, scale)
         threads = plan.trials[0].config.numerics.threads
         slots = 1 if inline else max(1, int((os.cpu_count() or 1) // (cpus_per_trial or threads)))
-        execute = run_inline if inline else _ray_executor(cpus_per_trial or threads, gpus, max_concurrent, address)
+        execute = run_inline if inline else _ray_executor(cpus_per_trial or threads, gpus, max_concurrent, address, interrupted)
         try:
             with Display(slots=min(slots, max_concurrent or slots)) as display:
                 finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed)
@@ -124,6 +126,23 @@ def run(
     raise typer.Exit(1 if state.missing else 0)
 
 
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into KeyboardInterrupt, and remember them: one that is raised inside a library's callback can be lost."""
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _gpus(asked: float | None, scale: str) -> float:
     if asked is not None:
         if asked < 0:
@@ -134,10 +153,10 @@ def _gpus(asked: float | None, scale: str) -> float:
     return 1.0 if scale != "small" and torch.cuda.is_available() else 0.0
 
 
-def _ray_executor(cpus: float, gpus: float, max_concurrent: int | None, address: str | None) -> Any:
+def _ray_executor(cpus: float, gpus: float, max_concurrent: int | None, address: str | None, interrupted: threading.Event) -> Any:
     from sweeper.driver import Resources, executor  # only here is Ray imported
 
-    return executor(Resources(cpus=cpus, gpus=gpus, max_concurrent=max_concurrent, address=address))
+    return executor(Resources(cpus=cpus, gpus=gpus, max_concurrent=max_concurrent, address=address), interrupted.is_set)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,14 +53,18 @@ class Resources:
     address: str | None = None
 
 
-def executor(resources: Resources) -> Executor:
-    """Return what runs a job's stages and trials on Ray with these resources."""
+def executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: False) -> Executor:
+    """Return what runs a job's stages and trials on Ray with these resources.
+
+    Args:
+        is_interrupted: Was Ctrl-C pressed? Asked between steps, because a KeyboardInterrupt that falls into Ray's own callbacks is lost there.
+    """
 
     def execute(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View) -> list[Finished]:
         with _connected(resources):
             _check_resources(resources)
-            _run_stages(job, stages, resources, view)
-            return _run_trials(job, trials, resources, view)
+            _run_stages(job, stages, resources, view, is_interrupted)
+            return _run_trials(job, trials, resources, view, is_interrupted)
 
     return execute
 
@@ -74,9 +78,10 @@ def _connected(resources: Resources) -> Iterator[None]:
         settings |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": 256 * 2**20}
     else:
         settings["address"] = resources.address
-    on_term = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ray.init(**settings)
-    signal.signal(signal.SIGTERM, on_term)  # Ray puts its own in place, which prints a stack and aborts
+    for number, handler in handlers.items():  # Ray's own handler of SIGTERM prints a stack and aborts
+        signal.signal(number, handler)
     try:
         yield
     finally:
@@ -91,7 +96,7 @@ def _check_resources(resources: Resources) -> None:
             raise ValueError(f"{word} must be at most {most:g}, the {name}s of the largest node, got {asked:g}")
 
 
-def _run_stages(job: Job, stages: Sequence[Stage], resources: Resources, view: View) -> None:
+def _run_stages(job: Job, stages: Sequence[Stage], resources: Resources, view: View, is_interrupted: Callable[[], bool]) -> None:
     """Run shared stages as tasks, each after those it needs; a task whose worker dies is run again by Ray."""
     if not stages:
         return
@@ -100,6 +105,8 @@ def _run_stages(job: Job, stages: Sequence[Stage], resources: Resources, view: V
     todo = {stage.key for stage in stages}
     slots = _slots(resources)
     while waiting or running:
+        if is_interrupted():
+            raise KeyboardInterrupt
         for stage in [stage for stage in waiting if all(key in done or key not in todo for key in stage.needs)][: slots - len(running)]:
             waiting.remove(stage)
             running[remote.remote(job, stage)] = stage
@@ -134,13 +141,17 @@ def _trainable(settings: dict[str, Any], *, job: Job, trials: Sequence[PlannedTr
 class _Watch(tune.Callback):
     """Carries what trials report to the view, and writes a row for those that were lost."""
 
-    def __init__(self, job: Job, trials: Sequence[PlannedTrial], view: View) -> None:
-        self.job, self.trials, self.view = job, trials, view
+    def __init__(self, job: Job, trials: Sequence[PlannedTrial], view: View, is_interrupted: Callable[[], bool]) -> None:
+        self.job, self.trials, self.view, self.is_interrupted = job, trials, view, is_interrupted
         self.finished: dict[str, Finished] = {}
         self.started = datetime.now(UTC)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore, which we never ask for; a terminal cannot be pickled
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.is_interrupted():
+            raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         planned = self.trials[trial.config["position"]]
@@ -171,8 +182,8 @@ class _Watch(tune.Callback):
         return message
 
 
-def _run_trials(job: Job, trials: Sequence[PlannedTrial], resources: Resources, view: View) -> list[Finished]:
-    watch = _Watch(job, trials, view)
+def _run_trials(job: Job, trials: Sequence[PlannedTrial], resources: Resources, view: View, is_interrupted: Callable[[], bool]) -> list[Finished]:
+    watch = _Watch(job, trials, view, is_interrupted)
     with tempfile.TemporaryDirectory(prefix="sweeper-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trainable, job=job, trials=trials), {"cpu": resources.cpus, "gpu": resources.gpus}),
@@ -187,4 +198,6 @@ def _run_trials(job: Job, trials: Sequence[PlannedTrial], resources: Resources, 
             ),
         )
         tuner.fit()
+    if is_interrupted() and len(watch.finished) < len(trials):
+        raise KeyboardInterrupt
     return [watch.finished[trial.trial_id] for trial in trials if trial.trial_id in watch.finished]

@@ -1,6 +1,5 @@
 """A real sweep of a few seconds, made once per test session: the user's own search space and model, the standard evaluation, 20 test images."""
 
-import signal
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -77,11 +76,7 @@ class Swept(NamedTuple):
 
 def invoke(*words: object) -> Result:
     """Run a command in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(app, [str(word) for word in words])
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def run_again(swept: Swept, root: Path) -> Result:
