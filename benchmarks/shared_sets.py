@@ -36,8 +36,9 @@ def perform(task: tuple[worker.Job, object, bool]) -> float:
     """Run a stage or a trial in a pool's process; return its seconds."""
     job, work, shares = task
     began = time.monotonic()
-    if not shares:
+    if not shares and worker.Artifacts is not Unshared:
         worker.Artifacts = Unshared  # pyright: ignore[reportAttributeAccessIssue]
+        worker._materials.clear()  # they hold artifacts of the other kind
     if isinstance(work, plan.Stage):
         worker.perform_stage(job, work)
     else:
