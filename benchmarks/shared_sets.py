@@ -16,7 +16,7 @@ from pathlib import Path
 
 from same_outcomes import differences
 
-from sweeper import artifacts, datasets, lookup, plan, worker
+from sweeper import artifacts, datasets, lookup, plan, stages, worker
 from sweeper.artifacts import Artifacts, Bundle
 from sweeper.results import Results
 from sweeper.sweep import record_plan
@@ -39,7 +39,7 @@ def perform(task: tuple[worker.Job, object, bool]) -> float:
     if not shares and worker.Artifacts is not Unshared:
         worker.Artifacts = Unshared  # pyright: ignore[reportAttributeAccessIssue]
         worker._materials.clear()  # they hold artifacts of the other kind
-    if isinstance(work, plan.Stage):
+    if isinstance(work, stages.Stage):
         worker.perform_stage(job, work)
     else:
         assert isinstance(work, plan.PlannedTrial)
@@ -63,7 +63,7 @@ def main() -> int:
     for side in ("shared", "per trial"):
         root = place / side.replace(" ", "-")
         record_plan(made, splits, Results(root, create=True))
-        job = worker.Job("ablations", root, None, made.evaluation)
+        job = worker.Job("ablations", root, None)
         with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
             pool.map(perform, [(job, stage, True) for stage in classifiers], chunksize=1)
             began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Vector quantization: nearest codes, the straight-through estimator, the two losses, and the paper's quantizer.
+"""What quantizers share (the straight-through estimator, the losses, code usage), and the paper's vector quantizer.
 
 He and Singhal, "VQUNet", 2024 (arXiv:2406.03117), section 3.2, after van den Oord et al., 2017 (arXiv:1711.00937).
 Encodings are float (N, D, H, W), a codebook is float (K, D), indices are int64 (N, H, W) in [0, K).
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._codebooks import as_vectors, nearest, revival_interval, sample_vectors
+
 VERSION = 1
 CODEBOOK_GRADS = ("lq_only", "dual", "ema")
 COMMITMENT_GRADIENTS = ("commit", "literal")
 EMA_DECAY = 0.99
 EMA_EPSILON = 1e-5
 DEAD_SHARE = 0.01  # a code used less than this share of what uniform usage would give it counts as dead
-REVIVAL_INTERVAL = 100  # steps between revivals in a long training
-MIN_REVIVAL_ROUNDS = 20  # a short training is divided into this many intervals instead
 REVIVAL_END = 0.8  # no revival in the last fifth, so that the codes can settle
 
 
@@ -25,31 +25,37 @@ class Quantized(NamedTuple):
     """One quantized level: encoded and codes (N, D, H, W), indices (N, H, W), output (N, C, H, W).
 
     codes carry the gradient to the codebook; output is what later layers read, its gradient straight-through.
+    entropy is a scalar loss of the batch, where a quantizer has one.
     """
 
     encoded: Tensor
     codes: Tensor
     indices: Tensor | None
     output: Tensor
+    entropy: Tensor | None = None
 
 
-def as_vectors(encoded: Tensor) -> Tensor:
-    """Return encodings (N, D, H, W) as rows (N*H*W, D); a view where the memory is channels-last."""
-    return encoded.movedim(1, -1).flatten(0, -2)
+class Quantizer(nn.Module):
+    """One depth's quantizer, features (N, C, H, W) to `Quantized`, whose output is a function of the indices alone.
 
-
-@torch.no_grad()
-def nearest(encoded: Tensor, codebook: Tensor) -> Tensor:
-    """Return the index of the code nearest to each encoded vector in Euclidean distance, int64 (N, H, W).
-
-    Computed as argmin of |e|² - 2 a·e, one matrix product, since |a|² is the same for every code. Always in at least
-    float32, autocast or not: bfloat16 flips ties. On CUDA this asks for torch's default, float32 products without TF32.
+    The methods here do nothing: a quantizer without a codebook has nothing to fit, to count or to revive.
     """
-    dtype = torch.promote_types(codebook.dtype, torch.float32)
-    with torch.autocast(encoded.device.type, enabled=False):
-        codes = codebook.to(dtype)
-        scores = torch.addmm(codes.square().sum(1), as_vectors(encoded).to(dtype), codes.t(), alpha=-2)  # (N*H*W, K)
-        return scores.argmin(1).view(encoded.shape[0], *encoded.shape[2:])
+
+    codebook_size: int  # K
+
+    def losses(self, level: Quantized, commitment_gradient: str) -> dict[str, Tensor]:
+        """Return what a level adds to the training loss, unweighted scalars: some of `commitment`, `codebook`, `entropy`."""
+        del level, commitment_gradient
+        return {}
+
+    def fit(self, features: Tensor, generator: torch.Generator) -> None:
+        """Put the codes onto encodings of features (N, C, H, W), before training."""
+
+    def remember(self, quantized: Quantized) -> None:
+        """Keep what `after_step` needs of a training batch; does nothing in eval mode."""
+
+    def after_step(self, step: int, num_steps: int, generator: torch.Generator) -> None:
+        """Follow an optimizer step; step counts from 0."""
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -131,27 +137,20 @@ def usage_of_counts(counts: Tensor) -> tuple[float, float]:
     return perplexity, shares.numel() / counts.numel()
 
 
-def sample_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return count different rows of vectors (n, D), drawn without replacement.
+@torch.no_grad()
+def batch_perplexity(indices: Tensor, codebook_size: int) -> Tensor:
+    """Return the perplexity of one batch's code usage, a scalar that stays on the device (no wait within an epoch).
 
-    Equal rows (flat background) count once, since of two equal codes one is never nearest. Where there are fewer rows
-    than asked for, they are repeated with noise of 1 % of their standard deviation.
+    A batch has few vectors at the deepest level, so this lies below the perplexity over a split, which `usage` gives.
     """
-
-    def shuffled(rows: Tensor, limit: int) -> Tensor:
-        order = torch.randperm(len(rows), generator=generator, device=generator.device)
-        return rows[order[:limit].to(rows.device)]
-
-    # four times as many as asked for leave enough after dropping equal ones; sorting all rows would take longest here
-    rows = shuffled(torch.unique(shuffled(vectors, 4 * count), dim=0), count)
-    sample = rows.repeat(-(-count // len(rows)), 1)[:count]
-    noise = torch.randn(sample.shape, generator=generator, device=generator.device).to(sample)
-    noise[: len(rows)] = 0  # the first of each is exact
-    return sample + 0.01 * vectors.std(0, correction=0) * noise
+    picked = indices.flatten()
+    counts = torch.zeros(codebook_size, device=picked.device).scatter_add_(0, picked, torch.ones(len(picked), device=picked.device))
+    shares = counts / len(picked)
+    return torch.exp(torch.special.entr(shares).sum())
 
 
-class VectorQuantizer(nn.Module):
-    """The paper's quantizer for one depth: nearest code of a learned codebook, straight-through gradient.
+class VectorQuantizer(Quantizer):
+    """The paper's quantizer: nearest code of a learned codebook, straight-through gradient.
 
     `codebook_grad` says what moves the codes: `lq_only` the codebook loss alone (the paper's wiring: q* carries no
     gradient to them), `dual` the reconstruction loss as well (q* = q + a - sg(a), the paper's sentence), `ema` the mean
@@ -160,6 +159,9 @@ class VectorQuantizer(nn.Module):
     Revival puts codes that were hardly used since the last one onto encodings of the current batch. Only `after_step`
     changes anything here, and only after a training loss computed in train mode; counts and averages are buffers, so a
     training resumed from a state dict goes on bit for bit.
+
+    Our own, since vector-quantize-pytorch's `VectorQuantize` hands on no gradient in eval mode, returns a + (q - a) and
+    not q, moves its averages inside `forward` and draws from torch's global generator; the tests compare the two.
     """
 
     code_counts: Tensor
@@ -167,13 +169,7 @@ class VectorQuantizer(nn.Module):
     ema_sums: Tensor
 
     def __init__(
-        self,
-        channels: int,
-        codebook_size: int,
-        code_dim: int | None = None,
-        *,
-        codebook_grad: str = "lq_only",
-        revive: bool = True,
+        self, channels: int, codebook_size: int, code_dim: int | None = None, *, codebook_grad: str = "lq_only", revive: bool = True
     ) -> None:
         super().__init__()
         dim = channels if code_dim is None else min(code_dim, channels)
@@ -190,27 +186,44 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("ema_sums", codes.detach().clone())
         self._batch: tuple[Tensor, Tensor] | None = None  # from a training loss to its after_step, no longer
 
+    def encode(self, features: Tensor) -> Tensor:
+        """Return the vectors (N, D, H, W) that are compared with `codes`."""
+        return self.project_in(features)
+
+    def codes(self) -> Tensor:
+        """Return the vectors (K, D) that take their place."""
+        return self.codebook
+
+    def hand_on(self, encoded: Tensor, codes: Tensor) -> Tensor:
+        """Return codes, bit for bit, with the gradient that encodings (and codes, unless detached) get from later layers."""
+        return straight_through(encoded, codes)
+
     def forward(self, features: Tensor) -> Quantized:
-        encoded = self.project_in(features)
-        indices = nearest(encoded, self.codebook)
-        codes = F.embedding(indices, self.codebook).movedim(-1, 1)  # (N, D, H, W), channels-last in memory
+        encoded, codebook = self.encode(features), self.codes()
+        indices = nearest(encoded, codebook)
+        codes = F.embedding(indices, codebook).movedim(-1, 1)  # (N, D, H, W), channels-last in memory
         source = codes if self.codebook_grad == "dual" else codes.detach()
-        return Quantized(encoded, codes, indices, self.project_out(straight_through(encoded, source)))
+        return Quantized(encoded, codes, indices, self.project_out(self.hand_on(encoded, source)))
+
+    def losses(self, level: Quantized, commitment_gradient: str) -> dict[str, Tensor]:
+        encoded = level.encoded.to(level.codes.dtype)  # float32 also under autocast
+        terms = {"commitment": commitment_loss(encoded, level.codes, commitment_gradient)}
+        if self.codebook_grad != "ema":  # there, averages take this loss's place
+            terms["codebook"] = codebook_loss(encoded, level.codes)
+        return terms
 
     @torch.no_grad()
     def fit(self, features: Tensor, generator: torch.Generator) -> None:
-        """Put the codes onto different encodings of features (N, C, H, W), drawn at random."""
-        vectors = as_vectors(self.project_in(features)).to(self.codebook.dtype)
+        vectors = as_vectors(self.encode(features)).to(self.codebook.dtype)
         self._replace(torch.ones_like(self.code_counts, dtype=torch.bool), vectors, generator)
 
     def remember(self, quantized: Quantized) -> None:
-        """Keep a training batch's encodings and indices for `after_step`; does nothing in eval mode."""
         if self.training and quantized.indices is not None:
             self._batch = quantized.encoded.detach(), quantized.indices
 
     @torch.no_grad()
     def after_step(self, step: int, num_steps: int, generator: torch.Generator) -> None:
-        """Follow an optimizer step: move the averages (`ema`), count usage, and revive dead codes when it is time."""
+        """Move the averages (`ema`), count usage, and revive dead codes when it is time."""
         if self._batch is None:
             return
         vectors, indices = as_vectors(self._batch[0]).to(self.codebook.dtype), self._batch[1].flatten()
@@ -240,11 +253,6 @@ class VectorQuantizer(nn.Module):
         if self.codebook_grad == "ema":
             self.ema_counts.copy_(torch.where(dead, torch.ones_like(self.ema_counts), self.ema_counts))
             self.ema_sums.copy_(torch.where(dead[:, None], candidates, self.ema_sums))
-
-
-def revival_interval(num_steps: int) -> int:
-    """Return the steps between revivals: 100, or a twentieth of a training that is shorter than 2,000 steps."""
-    return max(1, min(REVIVAL_INTERVAL, num_steps // MIN_REVIVAL_ROUNDS))
 
 
 def _check_same_shape(encoded: Tensor, quantized: Tensor) -> None:

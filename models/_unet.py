@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._blocks import Latent, PreActivationBlock, conv_bn_relu, init_weights
-from ._quantizers import Quantized, VectorQuantizer
+from ._quantizers import Quantized, Quantizer
 
 VERSION = 1
 
@@ -41,14 +41,14 @@ class UNet(nn.Module):
         self.decoders = nn.ModuleList(_decoder(widths[d] if d == depth else 2 * widths[d], widths[d], widths[d - 1]) for d in range(1, depth + 1))
         self.head = nn.Conv2d(base_width, channels, 3, 1, 1)
         init_weights(self)
-        self.quantizers = nn.ModuleDict()  # filled by a subclass: str(d) -> VectorQuantizer
+        self.quantizers = nn.ModuleDict()  # filled by a subclass: str(d) -> Quantizer
 
-    def quantizer(self, depth: int) -> VectorQuantizer | None:
+    def quantizer(self, depth: int) -> Quantizer | None:
         """Return the quantizer at depth 1, 2, …, or None."""
         if str(depth) not in self.quantizers:
             return None
         quantizer = self.quantizers[str(depth)]
-        assert isinstance(quantizer, VectorQuantizer)
+        assert isinstance(quantizer, Quantizer)
         return quantizer
 
     def encode(self, images: Tensor) -> list[Quantized]:

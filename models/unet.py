@@ -6,6 +6,7 @@ clean images it can come close to the identity and then removes nothing; train i
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +16,8 @@ from ._unet import UNet
 VERSION = 1
 ROLE = "purifier"
 TRAINED = True
+GRADIENT = "exact"
+AFTER_TRAINING = ("passes",)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class PlainUNet(UNet):
         super().__init__(image_shape, config.depth, config.base_width, config.passes)
         self.config = config
 
-    def training_loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return alpha L_rec, eq. (2), as `loss`, and `reconstruction` detached; images as in `vqunet`."""
+    def training_loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return alpha L_rec, eq. (2), as `loss`, and `reconstruction` detached; images as in `vqunet`, nothing is drawn."""
+        del generator
         reconstruction = F.mse_loss(self.decode(self.encode(inputs)), targets)
         return {"loss": self.config.alpha * reconstruction, "reconstruction": reconstruction.detach()}

@@ -3,8 +3,12 @@
 He and Singhal, "VQUNet: Vector Quantization U-Net for Defending Adversarial Attacks by Regularizing Unwanted Noise",
 ICMVA 2024 (arXiv:2406.03117). No code was published. Where the text leaves a choice or contradicts itself, the `Config`
 has a setting, and its default is the reading we think most likely; we average each loss over elements and sum depths.
+
+The gradient that an attacker gets is straight-through, in eval mode too: the identity from each quantizer's codes to its
+encodings (`rotation`: rotated and rescaled), and exact everywhere else, through projections, `cosine`'s lengths and `fsq`'s tanh.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +18,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import unet
-from ._quantizers import CODEBOOK_GRADS, COMMITMENT_GRADIENTS, VectorQuantizer, codebook_loss, commitment_loss
+from ._codebook_free import ENTROPY_WEIGHT, FiniteScalarQuantizer, LookupFreeQuantizer, check_power_of_two, finite_levels
+from ._codebook_variants import CosineQuantizer, RotationQuantizer
+from ._quantizers import CODEBOOK_GRADS, COMMITMENT_GRADIENTS, Quantizer, VectorQuantizer, batch_perplexity
 from ._settings import check_bool, check_choice, check_float, check_int, check_ints
 from ._unet import UNet, batch_statistics
 
 VERSION = 1
 ROLE = "purifier"
 TRAINED = True
+GRADIENT = "straight_through"
+AFTER_TRAINING = ("passes",)
 
+QUANTIZERS = ("paper", "ema", "cosine", "rotation", "fsq", "lfq", "none")
 CODEBOOK_INITS = ("data", "uniform")
+_WITHOUT_EFFECT = {  # settings of a learned codebook, kept at their defaults where there is none, so that a trial has one spelling
+    "fsq": ("code_dim", "codebook_grad", "revive", "codebook_init", "beta", "commitment_gradient"),
+    "lfq": ("code_dim", "codebook_grad", "revive", "codebook_init"),
+}
 _NUM_INIT_IMAGES = 512  # at depth 4 they give 2,048 vectors to choose 512 codes from
 
 
@@ -32,13 +45,17 @@ class Config:
 
     Attributes:
         depth: Number of halvings, each a level of the U-Net. Figures of the paper show 1, 2, 3; 2×2×512 needs 4.
-        codebook_size: Codes per depth, K. Not given in the paper.
+        codebook_size: Codes per depth, K. Not given in the paper. `fsq` takes the nearest grid and says its size here, such as
+            240 for 256; `lfq` needs a power of two.
         code_dim: Length of a code; None, or more than a depth has channels, is the depth's channels. When smaller, 1×1
             convolutions project into and out of the codes' space, and latents are those of that space.
         base_width: Channels of the stem; depth d has base_width * 2**d.
         alpha: Weight of the reconstruction loss, eq. (5).
         beta: Weight of the commitment loss, eq. (5). Under Adam only beta / alpha matters.
-        quantize: False gives the network and the loss of `unet`.
+        quantize: False gives the network and the loss of `unet`, as does quantizer `none`.
+        quantizer: `paper`; `ema`, codes are moving averages, the same as codebook_grad `ema`; `cosine`, `CosineQuantizer`;
+            `rotation`, `RotationQuantizer`; `fsq`, `FiniteScalarQuantizer`; `lfq`, `LookupFreeQuantizer`; `none`.
+            Settings that one does not have stand at their defaults: of the codebook for `fsq` and `lfq`, beta for `fsq`.
         codebook_grad: `lq_only`, `dual` or `ema`, see `VectorQuantizer`.
         commitment_gradient: `commit`, or `literal` for eq. (3) as printed, whose gradient is zero.
         vq_levels: Depths that are quantized, such as (1, 2, 3); None is all of them.
@@ -47,7 +64,7 @@ class Config:
         codebook_init: `data`, codes start on encodings, or `uniform` in [-0.05, 0.05].
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of its range, or contradicts the quantizer.
     """
 
     depth: int = 4
@@ -57,6 +74,7 @@ class Config:
     alpha: float = 1.0
     beta: float = 1.0
     quantize: bool = True
+    quantizer: str = "paper"
     codebook_grad: str = "lq_only"
     commitment_gradient: str = "commit"
     vq_levels: tuple[int, ...] | None = None
@@ -73,6 +91,7 @@ class Config:
             object.__setattr__(self, name, check_float(name, getattr(self, name)))
         for name in ("quantize", "revive"):
             check_bool(name, getattr(self, name))
+        check_choice("quantizer", self.quantizer, QUANTIZERS)
         check_choice("codebook_grad", self.codebook_grad, CODEBOOK_GRADS)
         check_choice("commitment_gradient", self.commitment_gradient, COMMITMENT_GRADIENTS)
         check_choice("codebook_init", self.codebook_init, CODEBOOK_INITS)
@@ -82,6 +101,23 @@ class Config:
                 raise ValueError(f"vq_levels must lie in 1 to depth ({self.depth}), got {self.vq_levels!r}")
             all_levels = levels == tuple(range(1, self.depth + 1))
             object.__setattr__(self, "vq_levels", None if all_levels else levels)
+        for name, value in self._canonical().items():
+            object.__setattr__(self, name, value)
+
+    def _canonical(self) -> dict[str, Any]:
+        """Return the settings whose value here is another spelling of the same network and training, with the one that is kept."""
+        if not self.quantize or self.quantizer == "none":
+            return {"quantize": False, "quantizer": "none"}
+        if self.quantizer == "ema" and self.codebook_grad == "dual":
+            raise ValueError("codebook_grad 'dual' moves codes by gradient and quantizer 'ema' by averages; use one of them")
+        if self.quantizer == "ema" or (self.quantizer, self.codebook_grad) == ("paper", "ema"):
+            return {"quantizer": "ema", "codebook_grad": "ema"}
+        canonical = {name: getattr(Config, name) for name in _WITHOUT_EFFECT.get(self.quantizer, ())}
+        if self.quantizer == "fsq":
+            canonical["codebook_size"] = math.prod(finite_levels(self.codebook_size))
+        if self.quantizer == "lfq":
+            check_power_of_two(self.codebook_size)
+        return canonical
 
 
 def equivalent(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -97,20 +133,23 @@ def build(config: Config, image_shape: tuple[int, int, int], num_classes: int) -
     return VQUNet(config, image_shape)
 
 
+def _quantizer(config: Config, channels: int) -> Quantizer:
+    if config.quantizer == "fsq":
+        return FiniteScalarQuantizer(channels, config.codebook_size)
+    if config.quantizer == "lfq":
+        return LookupFreeQuantizer(channels, config.codebook_size)
+    kind = {"cosine": CosineQuantizer, "rotation": RotationQuantizer}.get(config.quantizer, VectorQuantizer)
+    return kind(channels, config.codebook_size, config.code_dim, codebook_grad=config.codebook_grad, revive=config.revive)
+
+
 class VQUNet(UNet):
-    """The U-Net with a `VectorQuantizer` at each of `vq_levels`."""
+    """The U-Net with a quantizer at each of `vq_levels`."""
 
     def __init__(self, config: Config, image_shape: tuple[int, int, int]) -> None:
         super().__init__(image_shape, config.depth, config.base_width, config.passes)
         self.config = config
         for depth in config.vq_levels or range(1, config.depth + 1):
-            self.quantizers[str(depth)] = VectorQuantizer(
-                config.base_width * 2**depth,
-                config.codebook_size,
-                config.code_dim,
-                codebook_grad=config.codebook_grad,
-                revive=config.revive,
-            )
+            self.quantizers[str(depth)] = _quantizer(config, config.base_width * 2**depth)
 
     @torch.no_grad()
     def initialize(self, images: Tensor, generator: torch.Generator) -> None:
@@ -130,30 +169,33 @@ class VQUNet(UNet):
                     quantizer.fit(encoded, generator)
                 features = self._quantize(depth, encoded).output
 
-    def training_loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def training_loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return eq. (5), alpha L_rec + beta L_E + L_Q, as `loss`, and its terms detached, per depth.
+
+        A quantizer without one of the terms leaves it out (`ema` and `lfq` L_Q, `fsq` both); `lfq` adds 0.1 of its entropy loss. `perplexity` is
+        that of the batch.
 
         Args:
             inputs: Images that are purified, clean or noisy, float (N, C, H, W) in [0, 1].
             targets: The clean images, same shape.
+            generator: Not used: no quantizer draws anything here.
         """
+        del generator
         levels = self.encode(inputs)
         reconstruction = F.mse_loss(self.decode(levels), targets)
         loss = self.config.alpha * reconstruction
+        weights = {"commitment": self.config.beta, "codebook": 1.0, "entropy": ENTROPY_WEIGHT}
         terms = {"reconstruction": reconstruction.detach()}
         for depth, level in enumerate(levels, start=1):
             quantizer = self.quantizer(depth)
             if quantizer is None:
                 continue
             quantizer.remember(level)
-            encoded = level.encoded.to(level.codes.dtype)  # float32 also under autocast
-            commitment = commitment_loss(encoded, level.codes, self.config.commitment_gradient)
-            loss = loss + self.config.beta * commitment
-            terms[f"commitment_{depth}"] = commitment.detach()
-            if self.config.codebook_grad != "ema":  # there, averages take this loss's place
-                codebook = codebook_loss(encoded, level.codes)
-                loss = loss + codebook
-                terms[f"codebook_{depth}"] = codebook.detach()
+            for name, term in quantizer.losses(level, self.config.commitment_gradient).items():
+                loss = loss + weights[name] * term
+                terms[f"{name}_{depth}"] = term.detach()
+            if level.indices is not None:
+                terms[f"perplexity_{depth}"] = batch_perplexity(level.indices, self.config.codebook_size)
         return {"loss": loss, **terms}
 
     def after_step(self, step: int, num_steps: int, generator: torch.Generator) -> None:

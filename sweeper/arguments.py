@@ -30,7 +30,7 @@ Scale = Annotated[str, typer.Option(metavar="SCALE", help="small (a CPU), medium
 Evaluation = Annotated[
     str | None, typer.Option(metavar="NAME", help="quick (prunes, never ranks) or standard; default: the search space's, else standard.")
 ]
-Seeds = Annotated[int, typer.Option(metavar="N", help="Seeds 0 to N-1 of every variant.")]
+Seeds = Annotated[int | None, typer.Option(metavar="N", help="Seeds 0 to N-1 of every variant; default: the search space's, else 1.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of every trial that has it, under the variant's own; may be repeated."),
@@ -106,7 +106,7 @@ def make_plan(
     data: Path | None,
     scale: str,
     evaluation: str | None,
-    seeds: int,
+    seeds: int | None,
     settings: list[str] | None,
     epsilons: str | None,
     cpus: float | None,

@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from attacks import _inner
 from sweeper.lookup import adopt, canonical, find, nearest, version
 from sweeper.options import attack_module, check_epsilons, explain, resolve_options
 
 THREATS = ("clean", "graybox", "transfer", "adaptive")
+EVALUATION_SETTINGS = ("victim", "mix", "attack_preset")  # flat settings that say how a trial is scored, not what it is
 PARTS = ("training", "retraining", "target", "numerics", "model_options")  # of a trial, whose settings are paths: `retraining/num_epochs`
 TRAINING_VERSION = 1  # of training.py and networks.py: raise it when the same recipe gives other weights
 KEY_LENGTH = 32  # hexadecimal digits, 128 bits
@@ -50,7 +52,7 @@ class Training(_Frozen):
     batch_size: int = Field(ge=2, le=65_536)
     learning_rate: float = Field(gt=0, le=10)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "linear", "constant"] = "one_cycle"
     weight_decay: float = Field(default=0.0, ge=0)
     augment: bool = False
 
@@ -86,9 +88,19 @@ class Network(_Frozen):
     def is_trained(self) -> bool:
         return bool(getattr(find("models", self.model), "TRAINED", True))
 
+    @property
+    def needs_target(self) -> bool:
+        """Say whether its training looks at the undefended target."""
+        return bool(getattr(find("models", self.model), "NEEDS_TARGET", False))
+
     def content(self) -> dict[str, object]:
         """Return what a key needs to know of this network."""
         return {"model": self.model, "model_options": self.model_options, "version": self.version}
+
+    def trained_content(self) -> dict[str, object]:
+        """Return what its trained weights depend on: `content` less the options that only a finished network reads."""
+        later = getattr(find("models", self.model), "AFTER_TRAINING", ())
+        return {**self.content(), "model_options": {name: value for name, value in self.model_options.items() if name not in later}}
 
 
 class Classifier(Network):
@@ -120,12 +132,15 @@ class TrialConfig(_Frozen):
     model: str = "vqunet"
     model_options: dict[str, Any] = Field(default_factory=dict)
     training: Training
-    train_input: Literal["clean", "gauss", "adv"] = "clean"
+    train_input: Literal["clean", "gauss", "adv", "mix"] = "clean"
     train_noise: float = Field(default=0.1, gt=0, le=1)
+    train_epsilon: float = Field(default=0.1, gt=0, le=1)
     target: Classifier
     target_seed: int = Field(default=0, ge=0)
-    retrain: Literal["none", "finetune"] = "finetune"
+    retrain: Literal["none", "finetune", "scratch", "mix"] = "finetune"
     retraining: Training
+    adversary: Literal["none", "pgd", "fgsm_rs"] = "none"
+    adversary_epsilon: float = Field(default=0.1, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
     numerics: Numerics = Numerics()
 
@@ -134,6 +149,8 @@ class TrialConfig(_Frozen):
         network = Network(model=self.model, model_options=self.model_options)
         object.__setattr__(self, "model", network.model)
         object.__setattr__(self, "model_options", network.model_options)
+        if self.adversary != "none" and self.retrain == "none":
+            raise ValueError(f"adversary {self.adversary!r} trains the retrained classifier, so retrain must not be 'none'")
         return self
 
     @property
@@ -160,30 +177,53 @@ class TrialConfig(_Frozen):
         return self.classifier_key(self.target)
 
     @property
+    def learns_from_target(self) -> bool:
+        """Say whether the purifier's training looks at the undefended target: for its inputs, or for its loss."""
+        return self.network.is_trained and (self.train_input in ("adv", "mix") or self.network.needs_target)
+
+    @property
     def purifier_key(self) -> str:
-        """Return the key of the purifier's weights; a purifier without training depends on its options alone."""
+        """Return the key of the purifier; one without training depends on its options alone."""
         if not self.network.is_trained:
             return key_of("purifier", **self.network.content())
+        return key_of("purifier", **self._purifier_training(), **self.network.content())
+
+    @property
+    def weights_key(self) -> str:
+        """Return the key of the purifier's weights: the same for two that differ only in what a finished network reads (`passes`)."""
+        content, trained = self.network.content(), self.network.trained_content()
+        return self.purifier_key if content == trained else key_of("purifier", **self._purifier_training(), **trained)
+
+    def _purifier_training(self) -> dict[str, object]:
         recipe: dict[str, object] = {"training": self.training.model_dump(), "train_input": self.train_input, "seed": self.seed}
-        if self.train_input == "gauss":
+        if self.train_input in ("gauss", "mix"):
             recipe["train_noise"] = self.train_noise
-        if self.train_input == "adv":
-            recipe |= {"train_noise": self.train_noise, "target": self.target_key}
-        return key_of("purifier", data=self.fingerprint, numerics=self.numerics, code=TRAINING_VERSION, **recipe, **self.network.content())
+        if self.train_input in ("adv", "mix"):
+            recipe["train_epsilon"] = self.train_epsilon
+        if self.learns_from_target:
+            recipe["target"] = self.target_key
+        return {"data": self.fingerprint, "numerics": self.numerics, "code": TRAINING_VERSION, **recipe}
+
+    @property
+    def retrain_recipe(self) -> Training:
+        """Return how the retrained classifier is trained: one from scratch as the target was, otherwise as `retraining` says."""
+        return self.target.training if self.retrain == "scratch" else self.retraining
 
     @property
     def retrained_key(self) -> str | None:
         if self.retrain == "none":
             return None
+        against = {} if self.adversary == "none" else {"adversary": self.adversary, "epsilon": self.adversary_epsilon, "inner": version(_inner)}
         return key_of(
             "retrained",
             target=self.target_key,
             purifier=self.purifier_key,
             retrain=self.retrain,
-            training=self.retraining.model_dump(),
+            training=self.retrain_recipe.model_dump(),
             seed=self.seed,
             numerics=self.numerics,
             code=TRAINING_VERSION,
+            **against,
         )
 
     @property
@@ -202,18 +242,32 @@ class TrialConfig(_Frozen):
 
 
 class Cell(_Frozen):
-    """One attack under one threat over one epsilon grid, on a number of images of a split (None: all of them)."""
+    """One attack under one threat over one epsilon grid, on a number of images of a split (None: all of them).
+
+    Attributes:
+        victim: Under `graybox`, the classifier that the images are crafted on: the original target, or the trial's own retrained one.
+        source: Under `transfer`, the position of the one source that all images are crafted on; None: each image on one of them.
+        labels: Whether the attack leads away from the true class or from the one that the attacked classifier says.
+    """
 
     threat: Literal["clean", "graybox", "transfer", "adaptive"]
     attack: str
     options: dict[str, Any] = Field(default_factory=dict)
     epsilons: tuple[float, ...] = (0.0,)
     images: int | None = Field(default=None, ge=1)
+    victim: Literal["original", "retrained"] = "original"
+    source: int | None = Field(default=None, ge=0)
+    labels: Literal["true", "predicted"] = "true"
 
     @field_validator("epsilons")
     @classmethod
     def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return check_epsilons(values)
+
+    @property
+    def is_shared(self) -> bool:
+        """Say whether its images are the same for every trial with this target."""
+        return self.threat == "transfer" or (self.threat == "graybox" and self.victim == "original")
 
     @property
     def version(self) -> str:
@@ -236,11 +290,16 @@ class EvaluationConfig(_Frozen):
     seed: int = 0
     batch_size: int = Field(default=128, ge=1)
 
+    @property
+    def strip_cells(self) -> list["Cell"]:
+        """Return the cells whose first images are kept for the eye: PGD on the target, and on the whole defense; none where nothing is ranked."""
+        return [cell for cell in self.cells if self.name != "quick" and cell.attack == "pgd" and cell.threat in ("graybox", "adaptive")]
+
 
 def known_settings(model: str) -> list[str]:
     """Return the flat setting names that a trial of this model accepts."""
     own = [field.name for field in dataclasses.fields(find("models", model).Config)]
-    return sorted({*TrialConfig.model_fields, *Training.model_fields, *own} - {*PARTS, "fingerprint"})
+    return sorted({*TrialConfig.model_fields, *Training.model_fields, *EVALUATION_SETTINGS, *own} - {*PARTS, "fingerprint"})
 
 
 def unknown_setting(name: str, known: list[str]) -> ValueError:

@@ -36,7 +36,8 @@ for _name, _value in (QUIET | FAST).items():
 import ray  # noqa: E402, the settings above are read at import
 from ray import tune  # noqa: E402
 
-from sweeper.plan import PlannedTrial, Stage  # noqa: E402
+from sweeper.plan import PlannedTrial  # noqa: E402
+from sweeper.stages import Stage  # noqa: E402
 from sweeper.sweep import Executor, View  # noqa: E402
 from sweeper.worker import Finished, Job, perform_stage, perform_trial, record_failure  # noqa: E402
 
@@ -143,7 +144,7 @@ class _Watch(tune.Callback):
 
     def __init__(self, job: Job, trials: Sequence[PlannedTrial], view: View, is_interrupted: Callable[[], bool]) -> None:
         self.job, self.trials, self.view, self.is_interrupted = job, trials, view, is_interrupted
-        self.finished: dict[str, Finished] = {}
+        self.finished: dict[tuple[str, str], Finished] = {}
         self.started = datetime.now(UTC)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -157,7 +158,7 @@ class _Watch(tune.Callback):
         planned = self.trials[trial.config["position"]]
         if "finished" in result:
             finished = Finished(**result["finished"])
-            self.finished[planned.trial_id] = finished
+            self.finished[planned.key] = finished
             self.view.trial_ended(planned, finished)
         elif "progress" in result:
             self.view.trial_progress(planned, *result["progress"])
@@ -168,8 +169,8 @@ class _Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         message = self._record(trial)
         planned = self.trials[trial.config["position"]]
-        finished = Finished(planned.trial_id, "failed", "lost", message, str(self.job.log_path(planned.trial_id)))
-        self.finished[planned.trial_id] = finished
+        finished = Finished(planned.trial_id, planned.evaluation_id, "failed", "lost", message, str(self.job.log_path(planned.trial_id)))
+        self.finished[planned.key] = finished
         self.view.trial_ended(planned, finished)
 
     def _record(self, trial: Any) -> str:
@@ -200,4 +201,4 @@ def _run_trials(job: Job, trials: Sequence[PlannedTrial], resources: Resources, 
         tuner.fit()
     if is_interrupted() and len(watch.finished) < len(trials):
         raise KeyboardInterrupt
-    return [watch.finished[trial.trial_id] for trial in trials if trial.trial_id in watch.finished]
+    return [watch.finished[trial.key] for trial in trials if trial.key in watch.finished]

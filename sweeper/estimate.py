@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.artifacts import Artifacts
-from sweeper.plan import Plan, PlannedTrial, Stage
+from sweeper.plan import Plan, PlannedTrial
 from sweeper.results import Results
+from sweeper.stages import Stage
 from sweeper.sweep import state_of
 
 # Seconds per trial at `small` on one core of a 2-core machine, used until this results root holds a measured trial of the data set and scale.
@@ -22,7 +23,7 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
         slots: How many trials run at once.
     """
     state = state_of(plan, root)
-    missing = {trial.trial_id for trial in state.missing}
+    missing = {trial.key for trial in state.missing}
     seconds, measured = _seconds(plan, root)
     rows: list[dict[str, Any]] = []
     to_make = {stage.key for stage in state.stages}
@@ -41,9 +42,9 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
             }
         )
     for trial in plan.trials:
-        failed = state.failed.get(trial.trial_id)
-        word = f"failed ({failed['reason']})" if failed else "to run" if trial.trial_id in missing else "stored"
-        cost = round(seconds[trial.trial_id], 1) if word == "to run" else 0.0
+        failed = state.failed.get(trial.key)
+        word = f"failed ({failed['reason']})" if failed else "to run" if trial.key in missing else "stored"
+        cost = round(seconds[trial.key], 1) if word == "to run" else 0.0
         rows.append({"what": "trial", "name": trial.label, "seed": trial.config.seed, "state": word, "seconds": cost, "key": trial.trial_id[:12]})
     total = sum(row["seconds"] for row in rows) / max(1, min(slots, len(state.runnable) or 1))
     source = f"from {measured} measured trials here" if measured else "a rough guess: nothing of this data set and scale is measured here yet"
@@ -86,25 +87,26 @@ def needed_bytes(plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTr
     return sets + weights * (len(trials) + sum(stage.recipe is not None for stage in stages))
 
 
-def _seconds(plan: Plan, root: Path) -> tuple[dict[str, float], int]:
-    """Return trial_id -> estimated seconds, and from how many measured trials: same variant first, else trained alike."""
+def _seconds(plan: Plan, root: Path) -> tuple[dict[tuple[str, str], float], int]:
+    """Return trial's key -> estimated seconds, and from how many measured trials: of the same variant, else of the same model, else trained alike."""
     rows: list[dict[str, Any]] = []
     if (root / "store.json").exists():
         results = Results(root)
-        attempts = results.read("attempts", ["trial_id"], {"evaluation_id": plan.evaluation_id, "status": "completed"}).to_pylist()
+        ways = sorted({trial.evaluation_id for trial in plan.trials})
+        attempts = results.read("attempts", ["trial_id"], {"evaluation_id": ways, "status": "completed"}).to_pylist()
         scored_alike = {row["trial_id"] for row in attempts}
-        columns = ["trial_id", "variant_id", "parameters", "num_epochs", "train_seconds", "score_seconds"]
+        columns = ["trial_id", "variant_id", "model", "parameters", "num_epochs", "train_seconds", "score_seconds"]
         measured = results.read("trials", columns, {"dataset": plan.dataset, "scale": plan.scale}).to_pylist()
         rows = [row for row in measured if row["trial_id"] in scored_alike]
     guess = _guess(plan)
-    found: dict[str, float] = {}
+    found: dict[tuple[str, str], float] = {}
     for trial in plan.trials:
         is_trained = trial.config.network.is_trained
         epochs = trial.config.training.num_epochs if is_trained else None
         same = [row for row in rows if row["variant_id"] == trial.variant_id]
-        alike = same or [row for row in rows if row["num_epochs"] == epochs]
+        alike = same or [row for row in rows if row["model"] == trial.config.model] or [row for row in rows if row["num_epochs"] == epochs]
         costs = [(row["train_seconds"] or 0.0) + (row["score_seconds"] or 0.0) for row in alike]
-        found[trial.trial_id] = sum(costs) / len(costs) if costs else guess[0 if is_trained else 1]
+        found[trial.key] = sum(costs) / len(costs) if costs else guess[0 if is_trained else 1]
     return found, len(rows)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeper.ranking import latest_plan, states
+from sweeper.ranking import key_of_row, latest_plan, states
 from sweeper.results import Results
 
 Rows = list[dict[str, Any]]
@@ -41,8 +41,8 @@ def trial_states(results: Results, sweep: str, plan_hash: str | None = None) -> 
     found = states(results, planned)
     order = {"failed": 0, "missing": 1, "completed": 2}
     rows = []
-    for row in sorted(planned, key=lambda row: order[found[row["trial_id"]]["status"]]):
-        state = found[row["trial_id"]]
+    for row in sorted(planned, key=lambda row: order[found[key_of_row(row)]["status"]]):
+        state = found[key_of_row(row)]
         shown = {"trial": row["trial_id"][:12], "variant": row["label"], "seed": row["seed"], "status": state["status"], "parts": state["parts"]}
         if any(other["status"] == "failed" for other in found.values()):
             shown |= {name: state.get(name) for name in ("reason", "message", "log")}

@@ -5,14 +5,14 @@ Each is a pure function of configurations, so a plan knows what is stored, and a
 
 from collections.abc import Sequence
 
-from sweeper.config import KEY_LENGTH, Cell, EvaluationConfig, TrialConfig, key_of
+from sweeper.config import KEY_LENGTH, Cell, Classifier, EvaluationConfig, TrialConfig, key_of
 
 SCORING_VERSION = 1  # of scoring.py and materials.py: what turns weights and images into outcomes
 
 
 def attack_label(cell: Cell, evaluation: EvaluationConfig) -> str:
     """Return the attack's name, with a short hash of its settings where the evaluation runs it twice under one threat."""
-    twins = [other for other in evaluation.cells if (other.threat, other.attack) == (cell.threat, cell.attack)]
+    twins = [other for other in evaluation.cells if (other.threat, other.attack, other.source) == (cell.threat, cell.attack, cell.source)]
     if len(twins) == 1:
         return cell.attack
     return f"{cell.attack}#{key_of('options', options=cell.options, epsilons=cell.epsilons, images=cell.images)[:6]}"
@@ -44,14 +44,21 @@ def evaluation_id(config: TrialConfig, evaluation: EvaluationConfig) -> str:
 
 
 def craft_keys(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> list[str]:
-    """Return the keys of the classifiers that a shared set is crafted on: the target, or all transfer sources."""
+    """Return the keys of the classifiers that a set is crafted on: the victim, all transfer sources, or the one of them that the cell names."""
     if cell.threat == "transfer":
-        return [config.classifier_key(source) for source in evaluation.sources]
+        return [config.classifier_key(source) for source in crafting_sources(evaluation, cell)]
+    if cell.victim == "retrained" and config.retrained_key is not None:
+        return [config.retrained_key]
     return [config.target_key]
 
 
+def crafting_sources(evaluation: EvaluationConfig, cell: Cell) -> tuple[Classifier, ...]:
+    """Return the transfer sources that a cell's images are crafted on."""
+    return evaluation.sources if cell.source is None else evaluation.sources[cell.source : cell.source + 1]
+
+
 def set_key(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> str:
-    """Return the key of a gray-box or transfer adversarial set, the same for every trial with this target."""
+    """Return the key of a gray-box or transfer adversarial set, the same for every trial with this target (and, if it is the victim, classifier)."""
     return key_of(
         "adversarial",
         data=config.fingerprint,
@@ -79,13 +86,15 @@ def part_key(table: str, *words: str) -> str:
 
 
 def scores_part(trial_id: str, evaluation: str, cell: Cell, label: str) -> str:
-    return part_key("scores", trial_id, evaluation, cell.threat, label)
+    return part_key("scores", trial_id, evaluation, cell.threat, label, *([] if cell.source is None else [str(cell.source)]))
 
 
 def expected_parts(config: TrialConfig, evaluation: EvaluationConfig, trial_id: str, name: str) -> list[str]:
     """Return `table/part_key` of every part that a completed trial has, `trials` last; name is the `evaluation_id`."""
     parts = [f"scores/{scores_part(trial_id, name, cell, attack_label(cell, evaluation))}" for cell in evaluation.cells]
     parts.append(f"latents/{part_key('latents', trial_id, name)}")
+    if evaluation.strip_cells:
+        parts.append(f"strips/{part_key('strips', trial_id, name)}")
     if config.network.is_trained or config.retrain != "none":
         parts.append(f"epochs/{part_key('epochs', trial_id)}")
     parts.append(f"trials/{trial_id}")

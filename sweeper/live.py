@@ -10,7 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.plan import Plan, PlannedTrial, Stage
+from sweeper.plan import Plan, PlannedTrial
+from sweeper.stages import Stage
 from sweeper.worker import Finished
 
 
@@ -34,7 +35,7 @@ class Display:
         self._stages: dict[str, float] = {}
         self._stage_titles: dict[str, str] = {}
         self._stage_total = self._stage_done = 0
-        self._running: dict[str, _Running] = {}
+        self._running: dict[tuple[str, str], _Running] = {}
         self._failures: list[Finished] = []
         self._total = self._done = 0
         self._seconds: list[float] = []
@@ -65,12 +66,12 @@ class Display:
         self._line(f"[{self._stage_done}/{self._stage_total}] {stage.title}: {seconds:.1f} s")
 
     def trial_progress(self, trial: PlannedTrial, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        running = self._running.setdefault(trial.trial_id, _Running(trial.label, trial.config.seed, time.monotonic()))
+        running = self._running.setdefault(trial.key, _Running(trial.label, trial.config.seed, time.monotonic()))
         running.stage, running.done, running.total = stage, done, total
         running.figures = f"loss {figures['loss']:.4f}" if "loss" in figures else ""
 
     def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None:
-        self._running.pop(trial.trial_id, None)
+        self._running.pop(trial.key, None)
         self._done += 1
         self._seconds.append(finished.seconds)
         count = f"[{self._done}/{self._total}] {trial.label}, seed {trial.config.seed}"

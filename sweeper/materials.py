@@ -18,7 +18,7 @@ from models._folding import fold_batch_norm
 from sweeper.artifacts import Artifacts, Bundle
 from sweeper.config import Cell, Classifier, EvaluationConfig, Training, TrialConfig
 from sweeper.datasets import Split, Splits, load, stratified_indices
-from sweeper.keys import sample_set_id, set_key
+from sweeper.keys import crafting_sources, sample_set_id, set_key
 from sweeper.lookup import find
 from sweeper.options import attack_module, check_scorable
 from sweeper.training import Loss, classification_loss, fit, numbers_from
@@ -132,7 +132,7 @@ class Materials:
         key: str,
         module: nn.Module,
         recipe: Training,
-        prepare: Callable[[Tensor, Tensor], tuple[Tensor, Loss]],
+        prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Loss]],
         *,
         seed: int,
         stage: str,
@@ -142,7 +142,7 @@ class Materials:
 
         Args:
             kind: The artifact's: `classifiers`, `purifiers`, `retrained`.
-            prepare: Clean training images and labels -> the images to train on, and the loss; called only if it is trained now.
+            prepare: Clean training images and labels -> those to train on, and the loss; called only if it is trained now.
             stage: What the progress calls it.
             what: What an error calls the network.
         """
@@ -150,7 +150,7 @@ class Materials:
         def make() -> Bundle:
             train = self.splits(config).train
             images, labels = train.images.to(self.device), train.labels.to(self.device)
-            images, loss = prepare(images, labels)
+            images, labels, loss = prepare(images, labels)
             done = fit(
                 module,
                 images,
@@ -167,7 +167,7 @@ class Materials:
 
         bundle = self.artifacts.get_or_create(kind, key, make)
         module.load_state_dict(dict(bundle.tensors))
-        parameters = sum(parameter.numel() for parameter in module.parameters())
+        parameters = _count_parameters(module)
         folded = fold_batch_norm(module.eval()).requires_grad_(False)
         return Trained(folded, bundle.tensors, bundle.content, list(bundle.info["epochs"]), float(bundle.info["seconds"]), parameters)
 
@@ -182,9 +182,9 @@ class Materials:
         seed = numbers_from(config.target_seed, "classifier", recipe.model, sorted(recipe.model_options.items()))
         module = self.build(config, recipe.model, recipe.model_options, seed)
 
-        def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Loss]:
+        def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Loss]:
             self.initialize(module, images, seed)
-            return images, classification_loss(module)
+            return images, labels, classification_loss(module)
 
         key = config.classifier_key(recipe)
         return self.trained(config, "classifiers", key, module, recipe.training, prepare, seed=seed, stage="train", what=recipe.model)
@@ -210,18 +210,25 @@ class Materials:
             )
         return self._samples[name]
 
-    def adversarial(self, config: TrialConfig, evaluation: EvaluationConfig, cell: Cell) -> AdversarialSet:
-        """Return a gray-box set (crafted on the original target) or a transfer set (each image on its own source)."""
+    def adversarial(self, config: TrialConfig, evaluation: EvaluationConfig, cell: Cell, retrained: Trained | None = None) -> AdversarialSet:
+        """Return a gray-box set (crafted on the victim) or a transfer set (each image on its own source, or all on the one that the cell names).
+
+        Args:
+            retrained: The trial's own classifier, where it is the victim; that set serves one trial, so it is crafted and not kept.
+        """
         samples = self.samples(config, evaluation, cell.images)
         check_scorable(cell.attack, cell.threat)
         attack = attack_module(cell.attack, cell.threat)
 
         def make() -> Bundle:
-            recipes = list(evaluation.sources) if cell.threat == "transfer" else [config.target]
-            owner = samples.transfer_source if cell.threat == "transfer" else torch.zeros_like(samples.transfer_source)
+            spread = cell.threat == "transfer" and cell.source is None
+            owner = samples.transfer_source if spread else torch.zeros_like(samples.transfer_source)
             started, counts = time.monotonic(), {"forwards": 0, "backwards": 0}
             deltas = torch.zeros((len(cell.epsilons), *samples.images.shape), dtype=torch.float16)
-            sources = [self.classifier(config, recipe) for recipe in recipes]
+            if cell.threat == "transfer":
+                sources = [self.classifier(config, recipe) for recipe in crafting_sources(evaluation, cell)]
+            else:
+                sources = [retrained or self.classifier(config, config.target)]
             batches = [
                 (source, picked)
                 for index, source in enumerate(sources)
@@ -229,11 +236,10 @@ class Materials:
             ]
             for done, (source, picked) in enumerate(batches, 1):
                 images = samples.images[picked].contiguous(memory_format=torch.channels_last)
+                labels = samples.labels[picked] if cell.labels == "true" else predicted(source.module, images)
                 settings = {"config": attack.Config(**cell.options)} if hasattr(attack, "Config") else cell.options
                 with counted(source.module, counts):
-                    adversarial = attack.perturb(
-                        source.module, images, samples.labels[picked], epsilons=cell.epsilons, keys=samples.keys[picked], **settings
-                    )
+                    adversarial = attack.perturb(source.module, images, labels, epsilons=cell.epsilons, keys=samples.keys[picked], **settings)
                 deltas[:, picked] = (adversarial - images).to(torch.float16).cpu()
                 self.progress(f"{cell.threat} {cell.attack}", done, len(batches), {})
             if not torch.isfinite(deltas).all():
@@ -241,11 +247,23 @@ class Materials:
             info = {"crafted_on": "+".join(s.content[:16] for s in sources), "seconds": time.monotonic() - started, **counts}
             return Bundle({"deltas": deltas}, info | {"cell": cell.model_dump(mode="json"), "sample_set": samples.name})
 
-        bundle = self.artifacts.get_or_create("adversarial", set_key(config, evaluation, cell), make)
+        bundle = make() if retrained else self.artifacts.get_or_create("adversarial", set_key(config, evaluation, cell), make)
         info = bundle.info
         return AdversarialSet(
             samples, cell.epsilons, bundle.tensors["deltas"], info["crafted_on"], info["seconds"], info["forwards"], info["backwards"]
         )
+
+
+@torch.inference_mode()
+def predicted(classifier: nn.Module, images: Tensor) -> Tensor:
+    """Return the classes that a classifier says, int64 (N,)."""
+    return classifier(images).argmax(1)
+
+
+def _count_parameters(module: nn.Module) -> int:
+    """Return how many parameters a network uses once trained: without those of the parts it names in `training_only` (a discriminator)."""
+    unused = {id(p) for name in getattr(module, "training_only", ()) for p in module.get_submodule(name).parameters()}
+    return sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in unused)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ _FORMAT = ds.ParquetFileFormat()
 _DISK = pyarrow.fs.LocalFileSystem()
 _TYPES = {
     "string": pa.string(),
+    "binary": pa.binary(),
     "int8": pa.int8(),
     "int32": pa.int32(),
     "int64": pa.int64(),

@@ -5,20 +5,33 @@ What is stored is subtracted, the rest runs; resume, dry run, cost and "why is t
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType
 from typing import Any
 
-from sweeper.config import PARTS, Cell, Classifier, EvaluationConfig, TrialConfig, canonical_json, key_of, known_settings, resolve, unknown_setting
-from sweeper.keys import craft_keys, evaluation_id, expected_parts, set_key
+from sweeper.config import (
+    EVALUATION_SETTINGS,
+    PARTS,
+    EvaluationConfig,
+    TrialConfig,
+    canonical_json,
+    key_of,
+    known_settings,
+    resolve,
+    unknown_setting,
+)
+from sweeper.keys import evaluation_id, expected_parts
 from sweeper.lookup import canonical
 from sweeper.scales import evaluation, trial_defaults
+from sweeper.stages import Stage, cost_rank, own_networks, place, shared_networks, shared_stages
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A resolved trial and its place in the sweep: what differs from the reference, and the parts it leaves when completed."""
+    """A resolved trial, how it is scored, and its place in the sweep: what differs from the reference, and the parts it leaves when completed."""
 
     config: TrialConfig
+    evaluation: EvaluationConfig
     trial_id: str
     variant_id: str
     evaluation_id: str
@@ -29,18 +42,10 @@ class PlannedTrial:
     reference_variant_id: str
     parts: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A shared artifact: a classifier, or an adversarial set crafted on classifiers (`needs`)."""
-
-    kind: str  # classifiers | adversarial, the artifact's kind
-    key: str
-    title: str
-    config: TrialConfig
-    recipe: Classifier | None = None
-    cell: Cell | None = None
-    needs: tuple[str, ...] = ()
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what it is within a plan: one trial may be scored in several ways."""
+        return self.trial_id, self.evaluation_id
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,6 @@ class Plan:
     sweep: str
     dataset: str
     scale: str
-    evaluation: EvaluationConfig
     trials: tuple[PlannedTrial, ...]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = field(default=())
@@ -60,8 +64,14 @@ class Plan:
         return key_of("plan", sweep=self.sweep, trials=sorted((trial.trial_id, trial.evaluation_id) for trial in self.trials))
 
     @property
-    def evaluation_id(self) -> str:
-        return self.trials[0].evaluation_id
+    def evaluation(self) -> EvaluationConfig:
+        """Return how the first trial is scored; the others differ from it in the settings of `EVALUATION_SETTINGS` alone."""
+        return self.trials[0].evaluation
+
+    @property
+    def evaluations(self) -> list[EvaluationConfig]:
+        """Return every way in which a trial is scored, once."""
+        return list({trial.evaluation_id: trial.evaluation for trial in self.trials}.values())
 
     def missing(self, stored: Collection[str]) -> list[PlannedTrial]:
         """Return the trials that lack a part, costly ones first, so that the last to end is a short one.
@@ -70,17 +80,19 @@ class Plan:
             stored: `table/part_key` of every part under the results root.
         """
         rest = [trial for trial in self.trials if not all(part in stored for part in trial.parts)]
-        return sorted(rest, key=lambda trial: _cost_rank(trial.config), reverse=True)
+        return sorted(rest, key=lambda trial: cost_rank(trial.config), reverse=True)
 
-    def needed(self, trials: Iterable[PlannedTrial], stored: Mapping[str, Collection[str]]) -> list[Stage]:
+    def needed(self, trials: Sequence[PlannedTrial], stored: Mapping[str, Collection[str]]) -> list[Stage]:
         """Return the stages that these trials need and that are not stored, those that others wait for first.
 
         Args:
             stored: Artifact kind -> stored keys.
         """
         wanted: set[str] = set()
-        for config in _one_per_target(trials):
-            wanted |= {stage.key for stage in _stages(config, self.evaluation)}
+        for trial in _one_per_target(trials):
+            wanted |= {stage.key for stage in shared_stages(trial.config, trial.evaluation)}
+        for trial in trials:
+            wanted |= {stage.key for stage in own_networks(trial.config, trial.evaluation)}
         return [stage for stage in self.stages if stage.key in wanted and stage.key not in stored.get(stage.kind, ())]
 
 
@@ -92,7 +104,7 @@ def from_space(
     dataset: str = "digits",
     scale: str = "small",
     evaluation_name: str | None = None,
-    seeds: int = 1,
+    seeds: int | None = None,
     settings: Mapping[str, Any] | None = None,
     threads: int | None = None,
     epsilons: tuple[float, ...] | None = None,
@@ -101,9 +113,9 @@ def from_space(
 
     Args:
         name: The sweep's name.
-        space: A module with `variants()`; optionally `EVALUATION` (a name) and `ATTACKS` (extra attacks).
+        space: A module with `variants()`; optionally `EVALUATION` (a name), `ATTACKS` (extra attacks) and `SEEDS` (how many).
         fingerprint: Of the data set at this scale's sizes.
-        seeds: Seeds 0 to seeds - 1 of every variant.
+        seeds: Seeds 0 to seeds - 1 of every variant; None: the space's, else 1.
         settings: What `--set` gave: laid over the scale's defaults, under each variant's own settings.
         threads: Torch threads per trial; None: the scale's.
         epsilons: Grid of gray-box and transfer attacks; None: the scale's.
@@ -113,6 +125,7 @@ def from_space(
     """
     if not hasattr(space, "variants"):
         raise ValueError(f"search space {name!r} offers no variants(); an ablation needs one, see search_spaces/ablations.py")
+    seeds = int(getattr(space, "SEEDS", 1)) if seeds is None else seeds
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     base, defaults = dict(settings or {}), trial_defaults(canonical(dataset), scale)
@@ -122,39 +135,48 @@ def from_space(
     if not variants:
         raise ValueError(f"search space {name!r} has no variants")
     _check_base(base, variants, defaults)
+    chosen_name = evaluation_name or getattr(space, "EVALUATION", "standard")
     for name_of, planned in (("dataset", canonical(dataset)), ("scale", scale)):
         if canonical(str(base.get(name_of, planned))) != planned:
             raise ValueError(f"{name_of} is {planned!r} for this plan, got {base[name_of]!r} as a setting; give it with --{name_of}")
-    chosen = evaluation(
-        evaluation_name or getattr(space, "EVALUATION", "standard"), canonical(dataset), scale, getattr(space, "ATTACKS", ()), epsilons
-    )
 
+    @cache
+    def chosen(ways: tuple[tuple[str, Any], ...]) -> EvaluationConfig:
+        return evaluation(chosen_name, canonical(dataset), scale, getattr(space, "ATTACKS", ()), epsilons, **dict(ways))
+
+    chosen(())  # what is wrong for every variant is not said of the first
     trials: list[PlannedTrial] = []
     notes: list[str] = []
-    seen: dict[str, str] = {}
-    evaluation_ids: dict[str, str] = {}  # by target: what the two depend on of a configuration is the same
+    seen: dict[tuple[str, str], str] = {}
+    evaluation_ids: dict[tuple[object, ...], str] = {}  # by target and way of scoring: all that it depends on of a trial
     reference_id = ""
     for index, variant in enumerate(variants):
         label = _label(variant, variants[0]) if index else "reference"
         for seed in range(seeds):
+            settings_of = {"seed": seed, **base, **variant}
+            ways = {setting: str(settings_of.pop(setting)) for setting in EVALUATION_SETTINGS if setting in settings_of}
             try:
-                config = resolve(defaults, {"seed": seed, **base, **variant}, ignore=frozenset(base))
+                config = resolve(defaults, settings_of, ignore=frozenset(base))
+                if config.retrain == "none":  # there is no other victim
+                    ways.pop("victim", None)
+                scored = chosen(tuple(sorted(ways.items())))
             except ValueError as error:
                 raise ValueError(f"{name}, variant {index + 1} ({label}): {error}") from error
             config = config.model_copy(update={"fingerprint": fingerprint})
             reference_id = reference_id or config.variant_id
-            trial_id = config.trial_id
-            if trial_id in seen:
-                notes.append(f"{label} seed {config.seed} is the same trial as {seen[trial_id]}, and is run once")
+            trial_id, way = config.trial_id, (config.target_key, *sorted(ways.items()))
+            if way not in evaluation_ids:
+                evaluation_ids[way] = evaluation_id(config, scored)
+            evaluated_as = evaluation_ids[way]
+            if (trial_id, evaluated_as) in seen:
+                notes.append(f"{label} seed {config.seed} is the same trial as {seen[trial_id, evaluated_as]}, and is run once")
                 continue
-            seen[trial_id] = f"{label} seed {config.seed}"
+            seen[trial_id, evaluated_as] = f"{label} seed {config.seed}"
             changed = _changed(variant, variants[0])
-            if config.target_key not in evaluation_ids:
-                evaluation_ids[config.target_key] = evaluation_id(config, chosen)
-            evaluated_as = evaluation_ids[config.target_key]
             trials.append(
                 PlannedTrial(
                     config=config,
+                    evaluation=scored,
                     trial_id=trial_id,
                     variant_id=config.variant_id,
                     evaluation_id=evaluated_as,
@@ -163,14 +185,12 @@ def from_space(
                     level=", ".join(_word(value) for value in changed.values()) if index else "",
                     is_reference=index == 0,
                     reference_variant_id=reference_id,
-                    parts=tuple(expected_parts(config, chosen, trial_id, evaluated_as)),
+                    parts=tuple(expected_parts(config, scored, trial_id, evaluated_as)),
                 )
             )
-    stages: dict[str, Stage] = {}
-    for config in _one_per_target(trials):
-        stages |= {stage.key: stage for stage in _stages(config, chosen) if stage.key not in stages}
-    ordered = sorted(stages.values(), key=lambda stage: (len(stage.needs) > 0, -_stage_weight(stage)))
-    return Plan(name, canonical(dataset), scale, chosen, tuple(trials), tuple(ordered), tuple(notes))
+    stages = {stage.key: stage for trial in _one_per_target(trials) for stage in shared_stages(trial.config, trial.evaluation)}
+    stages |= shared_networks((trial.config, trial.evaluation) for trial in trials)
+    return Plan(name, canonical(dataset), scale, tuple(trials), tuple(sorted(stages.values(), key=place)), tuple(notes))
 
 
 def of_config(config: TrialConfig, chosen: EvaluationConfig | None = None) -> Plan:
@@ -179,6 +199,7 @@ def of_config(config: TrialConfig, chosen: EvaluationConfig | None = None) -> Pl
     trial_id, evaluation_name = config.trial_id, evaluation_id(config, chosen)
     trial = PlannedTrial(
         config=config,
+        evaluation=chosen,
         trial_id=trial_id,
         variant_id=config.variant_id,
         evaluation_id=evaluation_name,
@@ -189,40 +210,12 @@ def of_config(config: TrialConfig, chosen: EvaluationConfig | None = None) -> Pl
         reference_variant_id=config.variant_id,
         parts=tuple(expected_parts(config, chosen, trial_id, evaluation_name)),
     )
-    return Plan("trial", config.dataset, config.scale, chosen, (trial,), tuple(_stages(config, chosen)))
+    return Plan("trial", config.dataset, config.scale, (trial,), tuple(shared_stages(config, chosen)))
 
 
-def _one_per_target(trials: Iterable[PlannedTrial]) -> list[TrialConfig]:
-    """Return one configuration for each target: those with the same one share all stages."""
-    return list({trial.config.target_key: trial.config for trial in trials}.values())
-
-
-def _stages(config: TrialConfig, evaluation: EvaluationConfig) -> list[Stage]:
-    recipes = [config.target, *evaluation.sources]
-    stages = [
-        Stage("classifiers", config.classifier_key(recipe), f"train {'target' if index == 0 else f'source {index}'} {recipe.model}", config, recipe)
-        for index, recipe in enumerate(recipes)
-    ]
-    for cell in evaluation.cells:
-        if cell.threat in ("graybox", "transfer"):
-            needs = tuple(craft_keys(config, evaluation, cell))
-            title = f"craft {cell.threat} {cell.attack}"
-            stages.append(Stage("adversarial", set_key(config, evaluation, cell), title, config, None, cell, needs))
-    return stages
-
-
-def _cost_rank(config: TrialConfig) -> tuple[float, ...]:
-    """Return what orders trials by cost without measuring: trained before untrained, deep and large before small."""
-    options = config.model_options
-    trained = float(config.network.is_trained) * config.training.num_epochs
-    return trained, float(options.get("depth", 0)), float(options.get("codebook_size", 0))
-
-
-def _stage_weight(stage: Stage) -> float:
-    if stage.cell is None:
-        return 1.0
-    steps = float(stage.cell.options.get("num_steps", 1))
-    return steps * len(stage.cell.epsilons) * (2.0 if stage.cell.threat == "transfer" else 1.0)
+def _one_per_target(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
+    """Return one trial for each target and way of scoring: those with the same ones share all classifiers and adversarial sets."""
+    return list({(trial.config.target_key, trial.evaluation_id): trial for trial in trials}.values())
 
 
 def _checked(variant: object, index: int, name: str) -> dict[str, Any]:

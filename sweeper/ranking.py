@@ -63,19 +63,27 @@ def latest_plan(
     return next((plan for plan in plans if plan[0]["evaluation"] != "quick"), plans[0])
 
 
-def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return trial_id -> status (`completed`, `failed`, `missing`), with reason, message and log of a failure."""
+Key = tuple[str, str]  # trial_id and evaluation_id: one trial may be scored in several ways
+
+
+def key_of_row(row: dict[str, Any]) -> Key:
+    """Return which planned trial a row of sweeps, attempts, scores or latents is about."""
+    return row["trial_id"], row["evaluation_id"]
+
+
+def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Return key -> status (`completed`, `failed`, `missing`), with reason, message and log of a failure."""
     tables = {part.partition("/")[0] for row in planned for part in row["parts"]}
     stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[Key, dict[str, Any]] = {}
     for row in planned:
         rest = [part for part in row["parts"] if part not in stored]
-        found[row["trial_id"]] = {"status": "missing" if rest else "completed", "parts": f"{len(row['parts']) - len(rest)}/{len(row['parts'])}"}
+        found[key_of_row(row)] = {"status": "missing" if rest else "completed", "parts": f"{len(row['parts']) - len(rest)}/{len(row['parts'])}"}
     if all(state["status"] == "completed" for state in found.values()):
         return found
-    columns = ["trial_id", "attempt", "status", "reason", "message", "log"]
+    columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
     for attempt in sorted(results.read("attempts", columns).to_pylist(), key=lambda attempt: attempt["attempt"]):
-        state = found.get(attempt["trial_id"])
+        state = found.get(key_of_row(attempt))
         if state is not None and state["status"] != "completed" and attempt["status"] == "failed":
             state |= {name: attempt[name] for name in ("status", "reason", "message", "log")}
     return found
@@ -97,26 +105,26 @@ def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = 
     trials = {
         row["trial_id"]: row for row in results.read("trials", ["trial_id", "psnr", "train_seconds", "score_seconds", "parameters"]).to_pylist()
     }
-    figures = _figures(results, first["evaluation_id"], {row["trial_id"] for row in planned}, float(first["score_epsilon"]), by)
-    perplexity = _codebooks(results, first["evaluation_id"])
+    figures = _figures(results, {key_of_row(row) for row in planned}, float(first["score_epsilon"]), by)
+    perplexity = _codebooks(results, {row["evaluation_id"] for row in planned})
     state = states(results, planned)  # after reading, which finds the parts that are damaged inside: those are missing
 
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
     for row in planned:
-        groups[row["variant_id"]].append(row)
+        groups[row["variant_id"], row["evaluation_id"]].append(row)
     rows = []
-    for variant_id, members in groups.items():
-        done = [row["trial_id"] for row in members if state[row["trial_id"]]["status"] == "completed"]
-        values = [figures[trial_id] | _costs(trials[trial_id]) for trial_id in done]
+    for (variant_id, _), members in groups.items():
+        done = [key_of_row(row) for row in members if state[key_of_row(row)]["status"] == "completed"]
+        values = [figures[key] | _costs(trials[key[0]]) for key in done]
         row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "trial_ids": [member["trial_id"] for member in members]}
         row |= {"is_reference": members[0]["is_reference"], "seeds": len(done), "planned_seeds": len(members), "by": by}
         names = dict.fromkeys(name for value in values for name in value if not name.startswith("_"))
         row |= {name: _mean([value.get(name) for value in values]) for name in names}
         row |= _interval(values, by)
-        row["perplexity"], row["usage"] = _over_depths([perplexity.get(trial_id, []) for trial_id in done])
-        row["status"] = _status([state[member["trial_id"]] for member in members])
-        row["trouble"] = [f"{state[m['trial_id']]['status']}: {state[m['trial_id']].get('message') or m['trial_id'][:8]}"
-                          for m in members if state[m["trial_id"]]["status"] != "completed"]  # fmt: skip
+        row["perplexity"], row["usage"] = _over_depths([perplexity.get(key, []) for key in done])
+        row["status"] = _status([state[key_of_row(member)] for member in members])
+        row["trouble"] = [f"{state[key_of_row(m)]['status']}: {state[key_of_row(m)].get('message') or m['trial_id'][:8]}"
+                          for m in members if state[key_of_row(m)]["status"] != "completed"]  # fmt: skip
         rows.append(row)
     sign = 1 if by == "seconds" else -1
     rows.sort(key=lambda row: (row.get(by) is None, sign * row[by] if row.get(by) is not None else 0.0))
@@ -126,24 +134,25 @@ def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = 
     return Ranking(rows, title, _notes(rows, by, float(first["score_epsilon"])))
 
 
-def _figures(results: Results, evaluation: str, wanted: set[str], score_epsilon: float, by: str) -> dict[str, dict[str, Any]]:
-    """Return trial_id -> figures of its final classifier: `retrained` where it has one."""
-    columns = ["trial_id", "attack", "epsilon", "threat", "classifier", "accuracy", "ci_low", "ci_high"]
+def _figures(results: Results, wanted: set[Key], score_epsilon: float, by: str) -> dict[Key, dict[str, Any]]:
+    """Return key -> figures of its final classifier: `retrained` where it has one."""
+    evaluations = sorted({evaluation for _, evaluation in wanted})
+    columns = ["trial_id", "evaluation_id", "attack", "epsilon", "threat", "classifier", "accuracy", "ci_low", "ci_high"]
     cell = _CELL.match(by)
     if cell is None and by not in BY:
         raise ValueError(f"cannot rank by {by!r}{nearest(by, BY)}; known: {', '.join(BY)}, or THREAT/ATTACK@EPSILON such as graybox/pgd@0.1")
     asked = _epsilon(cell["epsilon"]) if cell else None
-    epsilons = sorted({float(e) for e in _unique(results, evaluation)})
+    epsilons = sorted({float(e) for e in _unique(results, evaluations)})
     near = [e for e in epsilons if abs(e - score_epsilon) < 1e-9 or (asked is not None and abs(e - asked) < 1e-9) or e == 0]
-    rows = results.read("scores", columns, {"evaluation_id": evaluation, "epsilon": near}).to_pylist()
-    rows = [row for row in rows if row["trial_id"] in wanted]
-    final = {row["trial_id"]: "original" for row in rows} | {row["trial_id"]: "retrained" for row in rows if row["classifier"] == "retrained"}
-    found: dict[str, dict[str, Any]] = {trial_id: {} for trial_id in final}
+    rows = results.read("scores", columns, {"evaluation_id": evaluations, "epsilon": near}).to_pylist()
+    rows = [row for row in rows if key_of_row(row) in wanted]
+    final = {key_of_row(row): "original" for row in rows} | {key_of_row(row): "retrained" for row in rows if row["classifier"] == "retrained"}
+    found: dict[Key, dict[str, Any]] = {key: {} for key in final}
     for row in rows:
-        figures = found[row["trial_id"]]
+        figures = found[key_of_row(row)]
         if row["threat"] == "clean" and row["classifier"] == "unfiltered":
             figures["clean_undefended"] = row["accuracy"]
-        if row["classifier"] != final[row["trial_id"]]:
+        if row["classifier"] != final[key_of_row(row)]:
             continue
         if row["threat"] == "clean":
             figures |= {"clean": row["accuracy"], "_clean_ci": (row["ci_low"], row["ci_high"])}
@@ -161,38 +170,39 @@ def _figures(results: Results, evaluation: str, wanted: set[str], score_epsilon:
     for figures in found.values():
         if "clean" in figures and "clean_undefended" in figures:
             figures["clean_drop"] = figures["clean_undefended"] - figures["clean"]
-    _add_scores(results, evaluation, found, final, score_epsilon)
+    _add_scores(results, evaluations, found, final, score_epsilon)
     return found
 
 
-def _unique(results: Results, evaluation: str) -> set[float]:
-    return set(results.read("scores", ["epsilon"], {"evaluation_id": evaluation}).column("epsilon").unique().to_pylist())
+def _unique(results: Results, evaluations: Sequence[str]) -> set[float]:
+    return set(results.read("scores", ["epsilon"], {"evaluation_id": evaluations}).column("epsilon").unique().to_pylist())
 
 
-def _add_scores(results: Results, evaluation: str, found: dict[str, dict[str, Any]], final: dict[str, str], score_epsilon: float) -> None:
+def _add_scores(results: Results, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], score_epsilon: float) -> None:
     """Add `robust_score` and its interval over images, from `broken_at` of every adaptive attack."""
-    curves = results.read("scores", ["trial_id", "attack", "threat", "epsilon", "classifier", "accuracy", "broken_at"],
-                          {"evaluation_id": evaluation, "threat": ["adaptive", "adaptive_bpda", "adaptive_soft"]}).to_pylist()  # fmt: skip
-    grids: dict[str, set[float]] = defaultdict(set)
-    broken: dict[str, list[list[float]]] = defaultdict(list)
-    for row in curves:
-        if row["trial_id"] in found and row["classifier"] == final[row["trial_id"]]:
-            grids[row["trial_id"]].add(row["epsilon"])
+    columns = ["trial_id", "evaluation_id", "attack", "threat", "epsilon", "classifier", "accuracy", "broken_at"]
+    where = {"evaluation_id": evaluations, "threat": ["adaptive", "adaptive_bpda", "adaptive_soft"]}
+    grids: dict[Key, set[float]] = defaultdict(set)
+    broken: dict[Key, list[list[float]]] = defaultdict(list)
+    for row in results.read("scores", columns, where).to_pylist():
+        key = key_of_row(row)
+        if key in found and row["classifier"] == final[key]:
+            grids[key].add(row["epsilon"])
             if row["broken_at"] is not None:
-                broken[row["trial_id"]].append(row["broken_at"])
-    for trial_id, lists in broken.items():
-        scores = image_scores(worst_broken_at(lists), sorted(grids[trial_id]), score_epsilon)
+                broken[key].append(row["broken_at"])
+    for key, lists in broken.items():
+        scores = image_scores(worst_broken_at(lists), sorted(grids[key]), score_epsilon)
         estimate = over_images(scores)
-        found[trial_id] |= {"robust_score": estimate.mean, "_robust_score_ci": (estimate.low, estimate.high)}
+        found[key] |= {"robust_score": estimate.mean, "_robust_score_ci": (estimate.low, estimate.high)}
 
 
-def _codebooks(results: Results, evaluation: str) -> dict[str, list[tuple[int, float, float]]]:
-    """Return trial_id -> (depth, perplexity, usage) on clean images."""
-    columns = ["trial_id", "depth", "perplexity", "usage"]
-    found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-    for row in results.read("latents", columns, {"evaluation_id": evaluation, "threat": "clean"}).to_pylist():
+def _codebooks(results: Results, evaluations: set[str]) -> dict[Key, list[tuple[int, float, float]]]:
+    """Return key -> (depth, perplexity, usage) on clean images."""
+    columns = ["trial_id", "evaluation_id", "depth", "perplexity", "usage"]
+    found: dict[Key, list[tuple[int, float, float]]] = defaultdict(list)
+    for row in results.read("latents", columns, {"evaluation_id": sorted(evaluations), "threat": "clean"}).to_pylist():
         if row["perplexity"] is not None:
-            found[row["trial_id"]].append((row["depth"], row["perplexity"], row["usage"]))
+            found[key_of_row(row)].append((row["depth"], row["perplexity"], row["usage"]))
     return found
 
 

@@ -60,7 +60,7 @@ TABLES: dict[str, Table] = {
     ),
     # Written last: rows of other tables show once their trial is here. trial_id is the key of the training side, never Ray's or Optuna's id.
     "trials": Table(
-        version=1,
+        version=2,
         key=("trial_id",),
         sort=("dataset", "variant_id", "seed"),
         columns=_columns("""
@@ -83,6 +83,8 @@ TABLES: dict[str, Table] = {
             int64?: memory_bytes
             string?: git_commit, versions, host
             timestamp?: started, ended
+            string?: quantizer, gradient, adversary, purify
+            float64?: train_noise, train_epsilon, adversary_epsilon, kl_weight, frequency_weight
         """),
     ),
     # Append-only: one row per try, also of tries that failed or were lost.
@@ -122,7 +124,7 @@ TABLES: dict[str, Table] = {
     # What a perturbation does inside the purifier, per depth d = 1, 2, …: L1 distances of clean and adversarial latents
     # before and after quantization.
     "latents": Table(
-        version=1,
+        version=2,
         key=("trial_id", "evaluation_id", "attack", "epsilon", "threat", "source", "depth"),
         sort=("threat", "attack", "epsilon", "depth", "trial_id"),
         columns=_columns("""
@@ -133,6 +135,21 @@ TABLES: dict[str, Table] = {
             string?: sample_set
             float64?: l1_pre, l1_post, rel_pre, rel_post, index_change, usage, perplexity, quantization_error
             float64?: image_l1, image_l1_clean, psnr, ssim
+            float64?: image_l1_shift, input_l1, cosine_pre, std_pre, any_change
+        """),
+    ),
+    # A few images for the eye, as PNG: the same ones under each threat. predicted_*: by the trial's final classifier, from the purified images.
+    "strips": Table(
+        version=1,
+        key=("trial_id", "evaluation_id", "threat", "position"),
+        sort=("trial_id", "threat", "position"),
+        columns=_columns("""
+            string: trial_id, evaluation_id, threat, attack
+            float64: epsilon
+            int64: position
+            string: sample_id
+            int64: label, predicted_clean, predicted_adversarial
+            binary: clean, adversarial, purified_clean, purified
         """),
     ),
     # commitment, codebook, perplexity: one value per depth, depth 1 first. terms: JSON of the loss terms that only some purifiers have.
@@ -187,7 +204,7 @@ TABLES: dict[str, Table] = {
     ),
 }
 
-NEEDS_FINISHED_TRIAL = ("scores", "latents", "epochs")  # rows show once their trial has a row in `trials`
+NEEDS_FINISHED_TRIAL = ("scores", "latents", "strips", "epochs")  # rows show once their trial has a row in `trials`
 
 
 def find_table(name: str) -> Table:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pytorch_msssim import ssim
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attacks._ascending import Config as AscentConfig
 from attacks._ascending import ascend
@@ -167,6 +168,8 @@ class _Meter:
         figures = {
             "image_l1": (clean - purified).abs().mean(dim=(1, 2, 3)).sum(),
             "image_l1_clean": (clean - clean_purified).abs().mean(dim=(1, 2, 3)).sum(),
+            "image_l1_shift": (clean_purified - purified).abs().mean(dim=(1, 2, 3)).sum(),
+            "input_l1": (clean - images).abs().mean(dim=(1, 2, 3)).sum(),
             "mse": squared.sum(),
             "ssim": ssim(clean, purified, data_range=1.0, size_average=False).sum(),
         }
@@ -192,11 +195,12 @@ class _Meter:
         for depth, (sums, counts) in enumerate(zip(self.depths, self.counts, strict=True), 1):
             mean = {name: value / self.images for name, value in sums.items()}
             row: dict[str, Any] = {"depth": depth, "l1_pre": mean["l1_pre"], "l1_post": mean["l1_post"]}
+            row |= {"cosine_pre": mean["cosine_pre"], "std_pre": math.sqrt(max(0.0, mean["square_pre"] - mean["mean_pre"] ** 2))}
             row["rel_pre"] = mean["l1_pre"] / mean["norm_pre"] if mean["norm_pre"] else None
             row["rel_post"] = mean["l1_post"] / mean["norm_post"] if mean["norm_post"] else None
             if counts is not None:
                 perplexity, share = usage_of_counts(counts)
-                row |= {"index_change": mean["index_change"], "quantization_error": mean["quantization_error"]}
+                row |= {name: mean[name] for name in ("index_change", "any_change", "quantization_error")}
                 row |= {"perplexity": perplexity, "usage": share}
             rows.append(image | row)
         return rows
@@ -208,8 +212,13 @@ def _latent_figures(clean: Latent, images: Latent) -> dict[str, float]:
         "l1_post": (clean.quantized - images.quantized).abs().mean(),
         "norm_pre": clean.encoded.abs().mean(),
         "norm_post": clean.quantized.abs().mean(),
+        "mean_pre": clean.encoded.mean(),
+        "square_pre": clean.encoded.square().mean(),
+        "cosine_pre": F.cosine_similarity(clean.encoded.flatten(1), images.encoded.flatten(1)).mean(),
     }
     if clean.indices is not None and images.indices is not None:
-        figures["index_change"] = 100 * (clean.indices != images.indices).float().mean()
+        changed = (clean.indices != images.indices).flatten(1)
+        figures["index_change"] = 100 * changed.float().mean()
+        figures["any_change"] = 100 * changed.any(1).float().mean()
         figures["quantization_error"] = (images.encoded - images.quantized).square().mean()
     return {name: float(value) for name, value in figures.items()}

@@ -14,10 +14,11 @@ from sweeper.config import EvaluationConfig, TrialConfig
 from sweeper.datasets import Splits, load
 from sweeper.keys import part_key
 from sweeper.lookup import sources
-from sweeper.materials import Materials
-from sweeper.plan import Plan, PlannedTrial, Stage, of_config
+from sweeper.materials import Materials, SampleSet
+from sweeper.plan import Plan, PlannedTrial, of_config
 from sweeper.provenance import git_commit
 from sweeper.results import Results
+from sweeper.stages import Stage
 from sweeper.worker import Finished, Job, perform_stage, perform_trial
 
 OWN_FAULT = ("nan", "gradient", "oom", "bug")  # tried again only when asked
@@ -42,11 +43,11 @@ class State:
 
     missing: list[PlannedTrial]
     stages: list[Stage]
-    failed: dict[str, dict[str, Any]] = field(default_factory=dict)  # trial_id -> its last failed attempt, not to be tried again unasked
+    failed: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # trial's key -> its last failed attempt
 
     @property
     def runnable(self) -> list[PlannedTrial]:
-        return [trial for trial in self.missing if trial.trial_id not in self.failed]
+        return [trial for trial in self.missing if trial.key not in self.failed]
 
 
 def state_of(plan: Plan, results_root: Path, *, retry_failed: bool = False) -> State:
@@ -58,19 +59,19 @@ def state_of(plan: Plan, results_root: Path, *, retry_failed: bool = False) -> S
     stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
     missing = plan.missing(stored)
     failed = {} if retry_failed else _failed(results, missing)
-    keys = {kind: {stage.key for stage in plan.stages if artifacts.has(kind, stage.key)} for kind in ("classifiers", "adversarial")}
-    runnable = [trial for trial in missing if trial.trial_id not in failed]
+    keys = {kind: {stage.key for stage in plan.stages if artifacts.has(kind, stage.key)} for kind in {stage.kind for stage in plan.stages}}
+    runnable = [trial for trial in missing if trial.key not in failed]
     return State(missing, plan.needed(runnable, keys), failed)
 
 
-def _failed(results: Results, missing: Sequence[PlannedTrial]) -> dict[str, dict[str, Any]]:
+def _failed(results: Results, missing: Sequence[PlannedTrial]) -> dict[tuple[str, str], dict[str, Any]]:
     if not missing:
         return {}
-    wanted = {(trial.trial_id, trial.evaluation_id) for trial in missing}
+    wanted = {trial.key for trial in missing}
     columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
     rows = [row for row in results.read("attempts", columns).to_pylist() if (row["trial_id"], row["evaluation_id"]) in wanted]
-    last = {row["trial_id"]: row for row in sorted(rows, key=lambda row: row["attempt"])}
-    return {trial_id: row for trial_id, row in last.items() if row["status"] == "failed" and row["reason"] in OWN_FAULT}
+    last = {(row["trial_id"], row["evaluation_id"]): row for row in sorted(rows, key=lambda row: row["attempt"])}
+    return {key: row for key, row in last.items() if row["status"] == "failed" and row["reason"] in OWN_FAULT}
 
 
 def run_sweep(
@@ -88,7 +89,7 @@ def run_sweep(
     view.begin(plan, state.stages, state.runnable, len(plan.trials) - len(state.missing))
     if not state.runnable:
         return []
-    job = Job(plan.sweep, Path(results_root).absolute(), data_root, plan.evaluation, sources())
+    job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
     finished = execute(job, state.stages, state.runnable, _Compacting(view, results))
     results.compact()
     return finished
@@ -118,15 +119,15 @@ def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
             "sweep": plan.sweep, "plan_hash": plan.plan_hash, "trial_id": trial.trial_id, "variant_id": trial.variant_id, "label": trial.label,
             "factor": trial.factor or None, "level": trial.level or None, "is_reference": trial.is_reference,
             "reference_variant_id": trial.reference_variant_id, "seed": trial.config.seed, "evaluation_id": trial.evaluation_id,
-            "evaluation": plan.evaluation.name, "dataset": plan.dataset, "scale": plan.scale, "parts": list(trial.parts),
-            "score_epsilon": plan.evaluation.score_epsilon,
+            "evaluation": trial.evaluation.name, "dataset": plan.dataset, "scale": plan.scale, "parts": list(trial.parts),
+            "score_epsilon": trial.evaluation.score_epsilon,
         }
         for trial in plan.trials
     ]  # fmt: skip
     results.publish("sweeps", part_key("sweeps", plan.plan_hash), rows)
     started, host = datetime.now(UTC), socket.gethostname()
     run = {
-        "sweep": plan.sweep, "plan_hash": plan.plan_hash, "dataset": plan.dataset, "evaluation_id": plan.evaluation_id,
+        "sweep": plan.sweep, "plan_hash": plan.plan_hash, "dataset": plan.dataset, "evaluation_id": plan.trials[0].evaluation_id,
         "command": " ".join(sys.argv[1:]), "started": started, "host": host, "trials": len(plan.trials), "git_commit": git_commit(),
     }  # fmt: skip
     results.publish("runs", part_key("runs", plan.plan_hash, host, started.isoformat()), [run])
@@ -141,14 +142,18 @@ def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
 
 def _record_sample_sets(plan: Plan, results: Results, splits: Splits) -> None:
     materials = Materials.of_splits(splits)
-    for images in {cell.images for cell in plan.evaluation.cells}:
-        chosen = materials.samples(plan.trials[0].config, plan.evaluation, images)
-        owner = chosen.transfer_source.tolist() if plan.evaluation.sources else None
-        row = {
-            "sample_set": chosen.name, "dataset": plan.dataset, "split": chosen.split, "n": len(chosen.sample_ids),
-            "sample_ids": list(chosen.sample_ids), "labels": chosen.labels.tolist(), "transfer_source": owner,
-        }  # fmt: skip
-        results.publish("sample_sets", part_key("sample_sets", chosen.name), [row])
+    for evaluation in plan.evaluations:
+        for images in {cell.images for cell in evaluation.cells}:
+            _record_sample_set(materials.samples(plan.trials[0].config, evaluation, images), plan, evaluation, results)
+
+
+def _record_sample_set(chosen: SampleSet, plan: Plan, evaluation: EvaluationConfig, results: Results) -> None:
+    owner = chosen.transfer_source.tolist() if evaluation.sources else None
+    row = {
+        "sample_set": chosen.name, "dataset": plan.dataset, "split": chosen.split, "n": len(chosen.sample_ids),
+        "sample_ids": list(chosen.sample_ids), "labels": chosen.labels.tolist(), "transfer_source": owner,
+    }  # fmt: skip
+    results.publish("sample_sets", part_key("sample_sets", chosen.name), [row])
 
 
 def inline(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View) -> list[Finished]:
@@ -184,5 +189,5 @@ def run_one(path: Path, results_root: Path, data_root: Path | None) -> Finished:
     plan = of_config(config.model_copy(update={"fingerprint": splits.fingerprint}), chosen)
     results = Results(results_root, create=True)
     record_plan(plan, splits, results)
-    job = Job(plan.sweep, Path(results_root).absolute(), data_root, plan.evaluation, sources())
+    job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
     return perform_trial(job, plan.trials[0])

@@ -1,23 +1,31 @@
 """One training loop for purifiers and classifiers: keyed order, a checkpoint after each epoch, no synchronisation within one.
 
 Everything random in epoch e is drawn from (seed, e), so a training that continues from an epoch's checkpoint ends in the same weights.
+
+Networks that are trained against each other (a generator and a discriminator) are players of one module: it names their parameters in `players()`
+and its loss yields one turn after another. A turn's gradient reaches its own player's parameters and no others, and each has its own optimizer.
 """
 
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks import _inner
 from sweeper.artifacts import Checkpoint
 from sweeper.config import Numerics, Training
 
-Loss = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]  # images, labels, generator -> named terms
+Turn = tuple[str, dict[str, Tensor]]  # who moves, and named terms: `loss` is minimised, all are logged
+Loss = Callable[[Tensor, Tensor, torch.Generator], Iterator[Turn]]  # images, labels, generator -> the turns of one step
+Disturb = Callable[[Tensor, Tensor, torch.Generator], Tensor]  # images, labels, generator -> what is learned from
+ONLY_PLAYER = ""
 OnEpoch = Callable[[dict[str, float]], None]
 
 
@@ -55,7 +63,7 @@ def fit(
     """Train module in place on images (N, C, H, W) in [0, 1] and labels (N,), both on the module's device.
 
     Args:
-        loss: (images, labels, generator) of one batch to named terms; `loss` is minimised, all are logged.
+        loss: (images, labels, generator) of one batch to turns, one for a module without `players()`. It goes on after the step of each turn.
         seed: Decides the order, the noise and the augmentation of every epoch.
         checkpoint: Where the state is kept after each epoch, and found again.
 
@@ -66,13 +74,16 @@ def fit(
     module.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     batch = min(recipe.batch_size, len(images))
     steps = len(images) // batch
-    optimizer = _optimizer(module, recipe, fused=device.type in ("cpu", "cuda"))
-    schedule = _schedule(optimizer, recipe, steps * recipe.num_epochs)
+    players = _players(module)
+    options = getattr(module, "optimizer_options", dict)()
+    optimizers = {name: _optimizer(parameters, recipe, options, fused=device.type in ("cpu", "cuda")) for name, parameters in players.items()}
+    schedules = {name: _schedule(optimizer, recipe, steps * recipe.num_epochs, options) for name, optimizer in optimizers.items()}
     rows: list[dict[str, float]] = []
-    if checkpoint is not None and (state := checkpoint.load()) is not None:
+    if checkpoint is not None and (state := checkpoint.load()) is not None and "optimizers" in state:  # else of an earlier version: start over
         module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for player in players:
+            optimizers[player].load_state_dict(state["optimizers"][player])
+            schedules[player].load_state_dict(state["schedules"][player])
         rows = state["epochs"]
     after_step = getattr(module, "after_step", None)
     for epoch in range(len(rows) + 1, recipe.num_epochs + 1):
@@ -80,29 +91,46 @@ def fit(
         module.train()
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(numbers_from(seed, "order", epoch))).to(device)
         generator = torch.Generator(device).manual_seed(numbers_from(seed, "noise", epoch))
-        sums: dict[str, Tensor] = {}
+        means = _Means(device)
         for step in range(steps):
             picked = order[step * batch : (step + 1) * batch]
             inputs = images[picked].contiguous(memory_format=torch.channels_last)
             if recipe.augment:
                 inputs = augment(inputs, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16"):
-                terms = loss(inputs, labels[picked], generator)
-            optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()
-            optimizer.step()
-            schedule.step()
+            turns = loss(inputs, labels[picked], generator)
+            moved: dict[str, None] = {}
+            while True:
+                with torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16"):
+                    turn = next(turns, None)
+                if turn is None:
+                    break
+                player, terms = turn
+                optimizers[player].zero_grad(set_to_none=True)
+                if len(players) > 1:
+                    terms["loss"].backward(inputs=players[player])
+                else:
+                    terms["loss"].backward()
+                optimizers[player].step()
+                moved[player] = None
+                means.add(terms)
+            for player in moved:
+                schedules[player].step()
             if after_step is not None:
                 after_step((epoch - 1) * steps + step, steps * recipe.num_epochs, generator)
-            for term, value in terms.items():
-                sums[term] = sums.get(term, torch.zeros((), device=device)) + value.detach()
-        row = {term: float(value) / steps for term, value in sums.items()}
+        row = means.row(steps)
         if not math.isfinite(row["loss"]):
             raise Diverged(f"{name} failed in epoch {epoch}: loss is {row['loss']} (learning_rate {recipe.learning_rate:g})")
-        row |= {"epoch": epoch, "learning_rate": float(schedule.get_last_lr()[0]), "seconds": time.monotonic() - started}
+        row |= {"epoch": epoch, "learning_rate": float(next(iter(schedules.values())).get_last_lr()[0]), "seconds": time.monotonic() - started}
         rows.append(row)
         if checkpoint is not None and epoch < recipe.num_epochs:
-            checkpoint.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "epochs": rows})
+            checkpoint.save(
+                {
+                    "module": module.state_dict(),
+                    "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+                    "schedules": {name: schedule.state_dict() for name, schedule in schedules.items()},
+                    "epochs": rows,
+                }
+            )
         if on_epoch is not None:
             on_epoch(row)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):  # the last step has no later loss to show it
@@ -111,22 +139,55 @@ def fit(
     return Fit(rows, sum(row["seconds"] for row in rows))
 
 
-def classification_loss(classifier: nn.Module) -> Loss:
-    """Return the cross-entropy of a classifier's logits, with the batch's accuracy in [0, 1] beside it."""
+class _Means:
+    """Running means of an epoch's terms, kept on the device: `loss` per step, summed over its turns, every other term per time it came."""
 
-    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def __init__(self, device: torch.device) -> None:
+        self._zero = torch.zeros((), device=device)
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for term, value in terms.items():
+            self._sums[term] = self._sums.get(term, self._zero) + value.detach()
+            self._counts[term] = self._counts.get(term, 0) + 1
+
+    def row(self, steps: int) -> dict[str, float]:
+        return {term: float(value) / (steps if term == "loss" else self._counts[term]) for term, value in self._sums.items()}
+
+
+def _players(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return who moves by which trained parameters: the module's own players, or it alone."""
+    players = getattr(module, "players", None)
+    named = {ONLY_PLAYER: list(module.parameters())} if players is None else players()
+    return {name: [parameter for parameter in parameters if parameter.requires_grad] for name, parameters in named.items()}
+
+
+def classification_loss(classifier: nn.Module, adversary: _inner.Adversary | None = None) -> Loss:
+    """Return the cross-entropy of a classifier's logits, with the batch's accuracy in [0, 1] beside it.
+
+    Args:
+        adversary: Perturbs each batch against the classifier as it is now (adversarial training); None trains on the images as they are.
+    """
+
+    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Turn]:
+        if adversary is not None:
+            images = adversary.perturb(classifier, images, labels, generator)
         logits = classifier(images)
-        return {"loss": F.cross_entropy(logits.float(), labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+        yield ONLY_PLAYER, {"loss": F.cross_entropy(logits.float(), labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
 
     return loss
 
 
-def purification_loss(purifier: Any, disturb: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None) -> Loss:
+def purification_loss(purifier: Any, disturb: Disturb | None) -> Loss:
     """Return a purifier's own loss from disturbed images (axis `train_input`; None: as they are) to clean ones."""
 
-    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Turn]:
         inputs = images if disturb is None else disturb(images, labels, generator)
-        return purifier.training_loss(inputs, images)
+        if hasattr(purifier, "training_turns"):
+            yield from purifier.training_turns(inputs, images, generator)
+        else:
+            yield ONLY_PLAYER, purifier.training_loss(inputs, images, generator)
 
     return loss
 
@@ -145,18 +206,25 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return picked.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
-def _optimizer(module: nn.Module, recipe: Training, fused: bool) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _optimizer(parameters: list[nn.Parameter], recipe: Training, options: dict[str, Any], fused: bool) -> torch.optim.Optimizer:
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": fused}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **common)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, **common)
+    return kind(parameters, **common, **options)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Training, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Training, steps: int, options: dict[str, Any]) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "one_cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1)
+        turns_momentum = "betas" not in options  # a model that prescribes Adam's betas keeps them
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1, cycle_momentum=turns_momentum)
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    if recipe.schedule == "linear":
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_flat_then_linear, steps=steps))
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _flat_then_linear(step: int, steps: int) -> float:
+    """Return 1 for the first 60 % of the steps, then a line to 0 (Zhu et al., 2017, decay so after half of theirs)."""
+    return min(1.0, (steps - step) / (0.4 * steps)) if steps else 1.0

@@ -16,13 +16,19 @@ import torch
 from sweeper.artifacts import Bundle
 from sweeper.config import Cell, EvaluationConfig, TrialConfig, canonical_json
 from sweeper.keys import attack_label, evaluation_id, outcome_key, part_key, scores_part
+from sweeper.lookup import find
 from sweeper.materials import Materials, SampleSet, Trained
 from sweeper.networks import purifier_of, retrained_of
 from sweeper.provenance import provenance
 from sweeper.schemas import TABLES
 from sweeper.scoring import Defense, Outcomes, score_adaptive, score_static
 from sweeper.statistics import wilson
+from sweeper.strips import strip_rows
 
+_OPTION_COLUMNS = (  # the models' options that have a column of their own in `trials`; all are in `config`
+    *("codebook_size", "depth", "code_dim", "base_width", "alpha", "beta", "quantize", "quantizer", "codebook_grad", "commitment_gradient"),
+    *("vq_levels", "passes", "revive", "purify", "kl_weight", "frequency_weight"),
+)
 Rows = Sequence[dict[str, Any]]
 Publish = Callable[[str, str, Rows], object]
 
@@ -48,13 +54,13 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     started = datetime.now(UTC)
     trial_id, evaluation_name = config.trial_id, evaluation_id(config, evaluation)
     target = materials.classifier(config, config.target)
-    purifier = purifier_of(config, materials, target)
+    purifier = purifier_of(config, materials)
     retrained = retrained_of(config, materials, target, purifier) if config.retrain != "none" else None
     train_seconds = purifier.seconds + (retrained.seconds if retrained else 0.0)
 
     scoring = time.monotonic()
     latents: list[dict[str, Any]] = []
-    rows_by_cell: dict[str, list[dict[str, Any]]] = {}
+    rows_by_threat: dict[str, list[dict[str, Any]]] = {}
     for done, cell in enumerate(evaluation.cells):
         materials.progress(f"score {cell.threat} {cell.attack}", done, len(evaluation.cells), {})
         outcomes = _outcomes(config, evaluation, cell, materials, target, purifier, retrained)
@@ -66,10 +72,14 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
             for name in outcomes.correct
         }
         rows = _score_rows(names, cell, outcomes, samples, scored_on, _source(cell, config, evaluation))
-        rows_by_cell[f"{cell.threat} {cell.attack}"] = rows
+        rows_by_threat.setdefault(cell.threat, []).extend(rows)
         publish("scores", scores_part(trial_id, evaluation_name, cell, label), rows)
         latents += [names | {"source": _source(cell, config, evaluation)} | row for row in outcomes.latents]
     publish("latents", part_key("latents", trial_id, evaluation_name), [_without(row, "mse") for row in latents])
+    if evaluation.strip_cells:
+        strip = strip_rows(config, evaluation, materials, purifier, retrained or target, retrained)
+        named = {"trial_id": trial_id, "evaluation_id": evaluation_name}
+        publish("strips", part_key("strips", trial_id, evaluation_name), [named | row for row in strip])
     score_seconds = time.monotonic() - scoring
 
     epochs = [("purifier", row) for row in purifier.epochs] + [("retrain", row) for row in (retrained.epochs if retrained else [])]
@@ -90,9 +100,9 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     clean = next(row for row in latents if row["threat"] == "clean")
     publish("trials", trial_id, [_trial_row(config, purifier.parameters, clean, train_seconds, score_seconds, where, started, ended)])
     final = "retrained" if retrained else "original"
-    adaptive = [row for key, rows in rows_by_cell.items() if key.startswith("adaptive") for row in rows]
+    adaptive = rows_by_threat.get("adaptive", [])
     return Summary(
-        clean_accuracy=next(row["accuracy"] for row in rows_by_cell["clean none"] if row["classifier"] == final),
+        clean_accuracy=next(row["accuracy"] for row in rows_by_threat["clean"] if row["classifier"] == final),
         adaptive_accuracy=next((row["accuracy"] for row in adaptive if row["epsilon"] >= evaluation.score_epsilon - 1e-9), None),
         train_seconds=train_seconds,
         score_seconds=score_seconds,
@@ -121,7 +131,8 @@ def _outcomes(
             name, classifier = ("retrained", retrained) if retrained else ("original", target)
             defense = Defense(purifier.module, classifier.module)
             return _packed(score_adaptive(defense, name, samples, cell, content=content_hash_of(purifier, classifier)))
-        shared = None if cell.threat == "clean" else materials.adversarial(config, evaluation, cell)
+        victim = retrained if cell.victim == "retrained" else None
+        shared = None if cell.threat == "clean" else materials.adversarial(config, evaluation, cell, victim)
         unfiltered = target.module if cell.threat == "clean" else None
         return _packed(score_static(purifier.module, classifiers, samples, shared, batch_size=evaluation.batch_size, unfiltered=unfiltered))
 
@@ -144,9 +155,10 @@ def _unpacked(bundle: Bundle) -> Outcomes:
 def _source(cell: Cell, config: TrialConfig, evaluation: EvaluationConfig) -> str:
     """Return the `source` of a cell's rows: what the images were crafted on, in words."""
     if cell.threat == "graybox":
-        return config.target.model
+        return "retrained" if cell.victim == "retrained" and config.retrain != "none" else config.target.model
     if cell.threat == "transfer":
-        return f"{evaluation.sources[0].model}x{len(evaluation.sources)}"
+        model = evaluation.sources[0].model
+        return f"{model}x{len(evaluation.sources)}" if cell.source is None else f"{model}#{cell.source + 1}"
     return "defense" if cell.threat == "adaptive" else "none"
 
 
@@ -202,32 +214,28 @@ def _trial_row(
     started: datetime,
     ended: datetime,
 ) -> dict[str, Any]:
-    typed = {
-        "codebook_size",
-        "depth",
-        "code_dim",
-        "base_width",
-        "alpha",
-        "beta",
-        "quantize",
-        "codebook_grad",
-        "commitment_gradient",
-        "passes",
-        "revive",
-    }
-    options = {name: value for name, value in config.model_options.items() if name in typed}
-    levels = config.model_options.get("vq_levels")
-    return {
+    options = {name: value for name, value in config.model_options.items() if name in _OPTION_COLUMNS}
+    levels = options.pop("vq_levels", None)
+    row = {
         "trial_id": config.trial_id, "variant_id": config.variant_id, "defense": config.model, "model": config.model, "dataset": config.dataset,
         "scale": config.scale, "seed": config.seed, "target_seed": config.target_seed, "target": config.target.model, **options,
         "vq_levels": None if levels is None else ",".join(str(level) for level in levels), "train_input": config.train_input,
-        "retrain": config.retrain, "num_epochs": config.training.num_epochs if config.network.is_trained else None,
-        "batch_size": config.training.batch_size if config.network.is_trained else None,
-        "learning_rate": config.training.learning_rate if config.network.is_trained else None,
+        "retrain": config.retrain, "gradient": getattr(find("models", config.model), "GRADIENT", None),
         "config": canonical_json(config), "parameters": parameters,
         "reconstruction_mse": clean["mse"], "psnr": clean["psnr"], "ssim": clean["ssim"],
         "train_seconds": train_seconds, "score_seconds": score_seconds, "started": started, "ended": ended, **where,
     }  # fmt: skip
+    if config.network.is_trained:
+        row |= {name: getattr(config.training, name) for name in ("num_epochs", "batch_size", "learning_rate")}
+    if config.train_input in ("gauss", "mix"):
+        row["train_noise"] = config.train_noise
+    if config.train_input in ("adv", "mix"):
+        row["train_epsilon"] = config.train_epsilon
+    if config.retrain != "none":
+        row["adversary"] = config.adversary
+    if config.adversary != "none":
+        row["adversary_epsilon"] = config.adversary_epsilon
+    return row
 
 
 def _without(row: dict[str, Any], name: str) -> dict[str, Any]:

@@ -19,12 +19,13 @@ import torch
 
 from attacks._linf import NoGradient
 from sweeper.artifacts import Artifacts, StorageError
-from sweeper.config import EvaluationConfig
 from sweeper.keys import part_key
 from sweeper.lookup import register_sources
 from sweeper.materials import Materials, Progress, no_progress
-from sweeper.plan import PlannedTrial, Stage
+from sweeper.networks import purifier_of, retrained_of
+from sweeper.plan import PlannedTrial
 from sweeper.results import Results
+from sweeper.stages import Stage
 from sweeper.training import Diverged
 from sweeper.trial import run_trial
 
@@ -36,7 +37,6 @@ class Job:
     sweep: str
     results_root: Path
     data_root: Path | None
-    evaluation: EvaluationConfig
     sources: Mapping[str, str] = field(default_factory=dict)  # of the user's own files
 
     def log_path(self, name: str) -> Path:
@@ -48,12 +48,18 @@ class Finished:
     """How a trial ended: `completed` with its figures, or `failed` with a reason and a message."""
 
     trial_id: str
+    evaluation_id: str
     status: str
     reason: str | None = None
     message: str = ""
     log: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return the planned trial's key."""
+        return self.trial_id, self.evaluation_id
 
 
 _materials: dict[tuple[Path, Path | None], Materials] = {}
@@ -77,8 +83,10 @@ class StageFailed(RuntimeError):
 def perform_stage(job: Job, stage: Stage, progress: Progress = no_progress) -> str:
     """Make a shared artifact, or find it; return its key.
 
+    A network that belongs to trials and fails (its loss diverges) is theirs to fail with: each comes to it again, and says so in its own row.
+
     Raises:
-        StageFailed: With the reason and the log's path.
+        StageFailed: With the reason and the log's path, for a classifier or an adversarial set, which everything needs.
         OSError: If the results root cannot take it.
     """
     torch.set_num_threads(stage.config.numerics.threads)
@@ -87,13 +95,19 @@ def perform_stage(job: Job, stage: Stage, progress: Progress = no_progress) -> s
         if stage.recipe is not None:
             materials.classifier(stage.config, stage.recipe)
         elif stage.cell is not None:
-            materials.adversarial(stage.config, job.evaluation, stage.cell)
+            materials.adversarial(stage.config, stage.evaluation, stage.cell)
+        else:
+            purifier = purifier_of(stage.config, materials)
+            if stage.kind == "retrained":
+                retrained_of(stage.config, materials, materials.classifier(stage.config, stage.config.target), purifier)
     except OSError:
         raise
     except Exception as error:
         path = job.log_path(f"stage-{stage.key}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(traceback.format_exc(), encoding="utf-8")
+        if stage.kind in ("purifiers", "retrained"):
+            return stage.key
         raise StageFailed(f"{stage.title} failed ({type(error).__name__}: {error}); log: {path}") from error
     return stage.key
 
@@ -113,19 +127,19 @@ def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progres
     try:
         results = Results(job.results_root)
         attempt = _next_attempt(results, trial)
-        summary = run_trial(trial.config, job.evaluation, materials_of(job, hear), results.publish, attempt)
+        summary = run_trial(trial.config, trial.evaluation, materials_of(job, hear), results.publish, attempt)
     except Exception as error:  # the trial's own failure is a result: it becomes a row, and the sweep goes on
         reason, message = reason_of(error), f"trial {trial.trial_id[:8]} ({trial.label}): {error or type(error).__name__}"
         log.error("%s\n%s", message, traceback.format_exc())
         record_failure(job, trial, reason, message, started)
-        return Finished(trial.trial_id, "failed", reason, message, str(path), seconds=_since(started))
+        return Finished(*trial.key, "failed", reason, message, str(path), seconds=_since(started))
     else:
         figures = {name: value for name, value in vars(summary).items() if value is not None}
         log.info("COMPLETED %s", " ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     finally:
         _close(log)
         _give_back_memory()
-    return Finished(trial.trial_id, "completed", figures=figures, log=str(path), seconds=_since(started))
+    return Finished(*trial.key, "completed", figures=figures, log=str(path), seconds=_since(started))
 
 
 def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, started: datetime) -> None:

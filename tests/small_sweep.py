@@ -9,6 +9,7 @@ from sweeper.config import TrialConfig, resolve
 from sweeper.datasets import Splits
 from sweeper.plan import Plan
 from sweeper.scales import trial_defaults
+from sweeper.stages import Stage
 from sweeper.worker import Finished
 
 SPACE = '''"""Three variants for tests."""
@@ -54,10 +55,10 @@ class Silent:
         self.trials: list[Finished] = []
 
     def begin(self, *_: Any, **__: Any) -> None: ...
-    def stage_started(self, stage: plan.Stage) -> None:
+    def stage_started(self, stage: Stage) -> None:
         self.stages.append(stage.title)
 
-    def stage_ended(self, stage: plan.Stage) -> None: ...
+    def stage_ended(self, stage: Stage) -> None: ...
     def trial_progress(self, *_: Any, **__: Any) -> None: ...
     def trial_ended(self, trial: plan.PlannedTrial, finished: Finished) -> None:
         self.trials.append(finished)

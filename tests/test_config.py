@@ -22,7 +22,7 @@ def keys(**settings: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"learing_rate": 1e-3}, r"unknown trial setting 'learing_rate' \(did you mean 'learning_rate'\?\); known settings: alpha, "),
+        ({"learing_rate": 1e-3}, r"unknown trial setting 'learing_rate' \(did you mean 'learning_rate'\?\); known settings: adversary, "),
         ({"codebok_size": 8}, r"did you mean 'codebook_size'"),
         ({"learning_rate": -0.001}, r"'learning_rate': input should be greater than 0, got -0.001"),
         ({"learning_rate": float("nan")}, r"NaN|nan|finite"),
@@ -32,7 +32,7 @@ def keys(**settings: Any) -> dict[str, str]:
         ({"codebook_size": "many"}, r"vqunet option 'codebook_size'.*got 'many'"),
         ({"beta": -1}, r"beta must be a number of at least 0"),
         ({"vq_levels": [1, 9]}, r"vq_levels must lie in 1 to depth \(3\)"),
-        ({"retrain": "non"}, r"'retrain': input should be 'none' or 'finetune', got 'non'"),
+        ({"retrain": "non"}, r"'retrain': input should be 'none', 'finetune', 'scratch' or 'mix', got 'non'"),
         ({"model": "vqunett"}, r"no model named 'vqunett' \(did you mean 'vqunet'\?\)"),
         ({"model": "wide_resnet"}, r"model 'wide_resnet' is a classifier, and a purifier is needed here"),
         ({"target__model": "identity"}, r"model 'identity' is a purifier, and a classifier is needed here"),

@@ -37,7 +37,7 @@ def test_failures_stand_first_with_their_reason(sweep: SmallSweep) -> None:
     first, second, *_ = sweep.plan.trials
     display.begin(sweep.plan, [], sweep.plan.trials, 0)
     display.trial_progress(second, "train", 1, 10, {})
-    display.trial_ended(first, Finished(first.trial_id, "failed", "nan", "loss is nan", "some.log", seconds=1.0))
+    display.trial_ended(first, Finished(*first.key, "failed", "nan", "loss is nan", "some.log", seconds=1.0))
     assert rendered(display).splitlines()[0].startswith("failed (nan): loss is nan")
     assert "FAILED (nan): loss is nan; log: some.log" in out.getvalue()
 
@@ -49,7 +49,7 @@ def test_stages_and_the_time_left_are_shown(sweep: SmallSweep) -> None:
     display.stage_started(stage)
     assert f"shared stages 0/1: {stage.title}" in rendered(display)
     display.stage_ended(stage)
-    display.trial_ended(trials[0], Finished(trials[0].trial_id, "completed", figures={"clean_accuracy": 0.5}, seconds=40.0))
+    display.trial_ended(trials[0], Finished(*trials[0].key, "completed", figures={"clean_accuracy": 0.5}, seconds=40.0))
     assert f"about {40 * (len(trials) - 1)} s left" in out.getvalue() or "min left" in out.getvalue()
 
 

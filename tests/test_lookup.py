@@ -45,9 +45,9 @@ def test_dashes_and_underscores_are_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "sentence"),
     [
-        ("models", "vqunett", r"no model named 'vqunett' \(did you mean 'vqunet'\?\); available: densenet, "),
+        ("models", "vqunett", r"no model named 'vqunett' \(did you mean 'vqunet'\?\); available: ape_gan, "),
         ("search_spaces", "ablation", r"no search space named 'ablation' \(did you mean 'ablations'\?\); available: "),
-        ("attacks", "_linf", r"no attack named '_linf'.*available: bim, cw, fgsm, pgd"),
+        ("attacks", "_linf", r"no attack named '_linf'.*available: bim, cw, cw_l2, fgsm, pgd"),
         ("datasets", "zzz", r"no data set named 'zzz'; available: cifar10, digits, fashion_mnist"),
     ],
 )
@@ -104,7 +104,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_version_holds_those_of_the_shared_parts_that_are_used(tmp_path: Path) -> None:
-    assert lookup.version(lookup.find("models", "vqunet")) == "_blocks=1,_quantizers=1,_settings=1,_unet=1,vqunet=1"
+    assert lookup.version(lookup.find("models", "vqunet")) == (
+        "_blocks=1,_codebook_free=1,_codebook_variants=1,_codebooks=1,_quantizers=1,_settings=1,_unet=1,vqunet=1"
+    )
     assert lookup.version(lookup.find("models", "identity")) == "identity=1"
     path = tmp_path / "mine.py"
     path.write_text(MODEL)

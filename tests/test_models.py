@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 from collections.abc import Callable
 from types import ModuleType
@@ -23,6 +24,13 @@ SMALL: dict[str, dict[str, Any]] = {  # to be fast; a model that is not named he
     "unet": {"depth": 2, "base_width": 4},
     "wide_resnet": {"depth": 10, "width": 1, "stem_stride": 2},
     "densenet": {"depth": 10, "growth": 4, "stem_stride": 2},
+    "vq_vae": {"width": 8, "codebook_size": 16, "code_dim": 8},
+    "defense_vae": {"width": 4},
+    "hfl_vae": {"width": 4},
+    "defense_cyclegan": {"width": 4, "num_blocks": 1, "discriminator_width": 4},
+    "ape_gan": {"width": 4, "discriminator_width": 4},
+    "comdefend": {"width": 2},
+    "guided_denoiser": {"width": 4, "depth": 2},
 }
 SHAPE = (3, 32, 32)
 
@@ -34,7 +42,11 @@ def load(name: str) -> ModuleType:
 def make(name: str, *, seed: int = 0, shape: tuple[int, int, int] = SHAPE, **options: Any) -> Any:
     module = load(name)
     torch.manual_seed(seed)
-    return module.build(module.Config(**{**SMALL.get(name, {}), **options}), shape, 10)
+    model = module.build(module.Config(**{**SMALL.get(name, {}), **options}), shape, 10)
+    if getattr(module, "NEEDS_TARGET", False):
+        torch.manual_seed(0)  # one target for all, as in a resumed training
+        model.guide(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 10)).eval().requires_grad_(False))
+    return model
 
 
 def images(count: int = 4, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Tensor:
@@ -53,7 +65,7 @@ def train(model: Any, optimizer: torch.optim.Optimizer, generator: torch.Generat
     for step in steps:
         batch = images(seed=step)
         optimizer.zero_grad()
-        model.training_loss(batch, batch)["loss"].backward()
+        model.training_loss(batch, batch, generator)["loss"].backward()
         optimizer.step()
         if hasattr(model, "after_step"):
             model.after_step(step, 8, generator)
@@ -127,7 +139,7 @@ def test_every_model_repeats_in_eval_mode_and_changes_nothing(name: str) -> None
     first, second = model(data), model(data)
     first.sum().backward()
     if name in TRAINED:
-        model.training_loss(data, data)
+        model.training_loss(data, data, torch.Generator())
         if hasattr(model, "after_step"):
             model.after_step(0, 1, torch.Generator())
     assert torch.equal(first, second)
@@ -177,7 +189,7 @@ def test_every_model_takes_channels_last_images(name: str) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_training_loss_has_one_gradient_and_detached_terms(name: str) -> None:
     model = make(name).train()
-    terms = model.training_loss(images(), images(seed=1))
+    terms = model.training_loss(images(), images(seed=1), torch.Generator())
     assert {"loss", "reconstruction"} <= terms.keys()
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
     assert [key for key, term in terms.items() if term.requires_grad] == ["loss"]
@@ -273,7 +285,7 @@ def test_training_lowers_the_reconstruction_error(name: str) -> None:
     errors = []
     for _ in range(30):
         optimizer.zero_grad()
-        terms = model.training_loss(data, data)
+        terms = model.training_loss(data, data, torch.Generator())
         terms["loss"].backward()
         optimizer.step()
         errors.append(float(terms["reconstruction"]))

@@ -10,14 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import vqunet
+from models._codebooks import as_vectors, nearest, revival_interval, sample_vectors
 from models._quantizers import (
     VectorQuantizer,
-    as_vectors,
+    batch_perplexity,
     codebook_loss,
     commitment_loss,
-    nearest,
-    revival_interval,
-    sample_vectors,
     straight_through,
     usage,
 )
@@ -58,7 +56,7 @@ def images(count: int = 4, seed: int = 0) -> Tensor:
 
 def codebook(model: vqunet.VQUNet, depth: int) -> torch.nn.Parameter:
     module = model.quantizer(depth)
-    assert module is not None
+    assert isinstance(module, VectorQuantizer)
     return module.codebook
 
 
@@ -73,7 +71,7 @@ def train(model: vqunet.VQUNet, num_steps: int = 4) -> dict[str, Tensor]:
     optimizer, generator = torch.optim.Adam(model.parameters(), 4e-3), seeded()
     for step in range(num_steps):
         optimizer.zero_grad()
-        model.training_loss(images(seed=step), images(seed=step))["loss"].backward()
+        model.training_loss(images(seed=step), images(seed=step), generator)["loss"].backward()
         optimizer.step()
         model.after_step(step, num_steps, generator)
     return model.state_dict()
@@ -347,14 +345,14 @@ def test_codebook_loss_reaches_its_codebook_only() -> None:
 
 def test_total_loss_weighs_its_terms() -> None:
     model = make(alpha=3.0, beta=0.25)
-    terms = {name: value.item() for name, value in model.training_loss(images(), images(seed=1)).items()}
+    terms = {name: value.item() for name, value in model.training_loss(images(), images(seed=1), seeded()).items()}
     commitment = terms["commitment_1"] + terms["commitment_2"]
     codes = terms["codebook_1"] + terms["codebook_2"]
     assert terms["loss"] == pytest.approx(3 * terms["reconstruction"] + 0.25 * commitment + codes, rel=1e-5)
 
 
 def test_moving_averages_take_the_place_of_the_codebook_loss() -> None:
-    terms = make(codebook_grad="ema").training_loss(images(), images())
+    terms = make(codebook_grad="ema").training_loss(images(), images(), seeded())
     assert not [name for name in terms if name.startswith("codebook")]
 
 
@@ -445,8 +443,15 @@ def test_data_initialization_uses_a_third_of_the_codes_or_more() -> None:
 def test_bfloat16_autocast_keeps_codes_and_losses_in_float32() -> None:
     model = make()
     with torch.autocast("cpu", torch.bfloat16):
-        terms = model.training_loss(images(), images())
+        terms = model.training_loss(images(), images(), seeded())
         level = model.encode(images())[0]
     assert all(term.dtype == torch.float32 and math.isfinite(term.item()) for term in terms.values())
     assert level.codes.dtype == torch.float32
     assert all(gradient.isfinite().all() for gradient in gradients(model, terms["loss"]).values())
+
+
+def test_a_batchs_perplexity_is_that_of_its_indices_and_stays_a_tensor() -> None:
+    indices = torch.tensor([[[0, 0], [1, 2]], [[2, 2], [2, 1]]])
+    perplexity = batch_perplexity(indices, 5)
+    assert perplexity.item() == pytest.approx(usage(indices, 5)[0], rel=1e-6)
+    assert batch_perplexity(torch.zeros(3, 4, dtype=torch.int64), 5).item() == pytest.approx(1.0)

@@ -71,6 +71,10 @@ def complete(results: Results, plan: Plan, trial: PlannedTrial, broken_at: list[
     }
     latents = [clean_row | {"depth": depth, "perplexity": 10.0 * depth, "usage": 0.5} for depth in (1, 2)]
     results.publish("latents", part_key("latents", trial.trial_id, trial.evaluation_id), latents)
+    strip = {"threat": "graybox", "attack": "pgd", "position": 0, "sample_id": "a", "label": 0, "predicted_clean": 0, "predicted_adversarial": 1}
+    images = dict.fromkeys(("clean", "adversarial", "purified_clean", "purified"), b"png")
+    names = {"trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "epsilon": 0.1}
+    results.publish("strips", part_key("strips", trial.trial_id, trial.evaluation_id), [names | strip | images])
     if any(part.startswith("epochs/") for part in trial.parts):
         results.publish("epochs", part_key("epochs", trial.trial_id), [{"trial_id": trial.trial_id, "stage": "retrain", "epoch": 1}])
     row = {"trial_id": trial.trial_id, "variant_id": trial.variant_id, "defense": trial.config.model, "dataset": plan.dataset, "config": "{}",
@@ -184,7 +188,7 @@ def test_missing_and_failed_trials_are_named_and_stand_last(results: Results, sp
     seeds = {(trial.label, trial.config.seed): trial for trial in plan.trials}
     complete(results, plan, seeds["reference", 0], [SURVIVES] * 4)
     complete(results, plan, seeds["beta=0", 0], [0.05] * 4)
-    job = Job(plan.sweep, results.root, None, plan.evaluation)
+    job = Job(plan.sweep, results.root, None)
     record_failure(job, seeds["beta=0", 1], "nan", "loss is nan (learning_rate 0.01)", datetime.now(UTC))
     ranking = rank(results, "mine")
     rows = by_label(ranking)

@@ -30,6 +30,8 @@ PROMISED = {  # design.md's list
     "broken_at carried_over attack_settings attack_label achieved_epsilon seconds forwards backwards crafted_on scored_on",
     "latents": "trial_id evaluation_id attack epsilon threat source depth l1_pre l1_post rel_pre rel_post index_change usage perplexity "
     "quantization_error image_l1 image_l1_clean psnr ssim",
+    "strips": "trial_id evaluation_id threat attack epsilon position sample_id label predicted_clean predicted_adversarial clean adversarial "
+    "purified_clean purified",
     "epochs": "trial_id stage epoch loss learning_rate seconds",
     "samples": "sample_id label split",
     "sample_sets": "sample_set dataset split n sample_ids labels transfer_source",
@@ -37,6 +39,7 @@ PROMISED = {  # design.md's list
 }
 EXAMPLES: dict[str, object] = {
     "string": "a", "int8": 1, "int32": 1, "int64": 2**40, "float32": 0.5, "float64": 0.1, "bool": True, "timestamp": NOW,
+    "binary": b"a",
 }  # fmt: skip
 
 

@@ -1,17 +1,18 @@
 """Training repeats bit for bit, also after an interruption, and says where it diverged."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from attacks import _inner
 from sweeper.artifacts import Artifacts, Checkpoint, content_hash
 from sweeper.config import Numerics, Training
 from sweeper.lookup import find
-from sweeper.training import Diverged, Fit, Loss, augment, classification_loss, fit, numbers_from, purification_loss
+from sweeper.training import ONLY_PLAYER, Diverged, Fit, Loss, Turn, augment, classification_loss, fit, numbers_from, purification_loss
 
 IMAGES = torch.rand((48, 1, 32, 32), generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(48) % 10
@@ -104,9 +105,9 @@ def test_revival_happens_in_the_training_that_is_continued_above() -> None:
 def test_a_loss_that_is_not_finite_is_named_with_epoch_and_learning_rate(value: float) -> None:
     module, steps = nn.Linear(1024, 10), itertools.count()
 
-    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Turn]:
         factor = value if next(steps) == 5 else 1.0  # three steps an epoch: the last of the second
-        return {"loss": module(images.flatten(1)).square().mean() * factor}
+        yield ONLY_PLAYER, {"loss": module(images.flatten(1)).square().mean() * factor}
 
     with pytest.raises(Diverged, match=rf"training failed in epoch 2: loss is {value} \(learning_rate 0\.004\)"):
         train(module, loss)
@@ -115,8 +116,8 @@ def test_a_loss_that_is_not_finite_is_named_with_epoch_and_learning_rate(value: 
 def test_weights_that_the_last_step_made_infinite_are_not_handed_on() -> None:
     module, steps = nn.Linear(1024, 10), itertools.count()
 
-    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"loss": module(images.flatten(1)).sum() * (0.0 if next(steps) < 2 else 1e38)}
+    def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Turn]:
+        yield ONLY_PLAYER, {"loss": module(images.flatten(1)).sum() * (0.0 if next(steps) < 2 else 1e38)}
 
     with pytest.raises(Diverged, match=r"training failed in epoch 1: weights are not finite \(learning_rate 10\)"):
         train(module, loss, num_epochs=1, learning_rate=10, optimizer="sgd", schedule="constant")
@@ -154,3 +155,103 @@ def test_numbers_made_from_parts_repeat_and_differ() -> None:
     numbers = {numbers_from(seed, word, epoch) for seed in range(5) for word in ("order", "noise") for epoch in range(5)}
     assert len(numbers) == 50
     assert all(0 <= number < 2**63 for number in numbers)
+
+
+# Several networks
+
+
+class Rivals(nn.Module):
+    """Two players with one weight each: the first is drawn to 1, the second to what the first is; each turn is written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        self.register_buffer("seen", torch.zeros(1))
+        self.gradients: list[tuple[bool, bool]] = []
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"first": [self.first], "second": [self.second]}
+
+    def training_turns(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[Turn]:
+        noise = 0.01 * torch.randn(1, generator=generator)
+        yield "first", {"loss": ((self.first - 1 + noise) ** 2).sum() + (self.second**2).sum(), "one": self.first.detach()[0]}
+        self.gradients.append((self.first.grad is not None, self.second.grad is not None))
+        self.seen += self.first.detach()
+        yield "second", {"loss": ((self.second - self.first) ** 2).sum(), "two": self.second.detach()[0]}
+
+
+def test_each_player_has_its_own_gradient_and_moves_in_its_turn() -> None:
+    module = Rivals()
+    done = train(module, purification_loss(module, None), learning_rate=0.01, schedule="constant")
+    assert module.gradients[0] == (True, False)  # the first player's loss has both weights, its gradient reached its own alone
+    assert float(module.seen) > 0  # what follows a turn sees the weights after it
+    assert module.first.item() > 0.1  # drawn to 1
+    assert module.second.item() > 0.1  # drawn to the first, which the first player's own pull on it to 0 did not hinder
+    assert set(done.epochs[0]) == {"loss", "one", "two", "epoch", "learning_rate", "seconds"}
+
+
+def test_the_logged_loss_is_the_sum_of_the_turns_and_a_term_the_mean_of_its_own() -> None:
+    class Constant(Rivals):
+        def training_turns(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[Turn]:
+            for value in (1.0, 2.0):
+                yield "first", {"loss": self.first.sum() * 0 + value, "term": torch.tensor(value)}
+            yield "second", {"loss": self.second.sum() * 0 + 4.0}
+
+    module = Constant()
+    row = train(module, purification_loss(module, None)).epochs[0]
+    assert (row["loss"], row["term"]) == (7.0, 1.5)
+
+
+def test_players_that_continue_after_an_interruption_end_in_the_same_weights(tmp_path: Path) -> None:
+    whole, halved = Rivals(), Rivals()
+    train(whole, purification_loss(whole, None))
+    checkpoint = Artifacts(tmp_path).checkpoint("rivals")
+
+    with pytest.raises(Interrupted):
+        train(halved, purification_loss(halved, None), checkpoint=checkpoint, stop_after=2)
+    continued = Rivals()
+    train(continued, purification_loss(continued, None), checkpoint=checkpoint)
+    assert content_hash(continued.state_dict()) == content_hash(whole.state_dict())
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_continued(tmp_path: Path) -> None:
+    checkpoint = Artifacts(tmp_path).checkpoint("old")
+    checkpoint.save({"module": {}, "optimizer": {}, "schedule": {}, "epochs": [{"epoch": 1}]})
+    module = Rivals()
+    assert [row["epoch"] for row in train(module, purification_loss(module, None), checkpoint=checkpoint).epochs] == [1, 2, 3, 4]
+
+
+def test_the_linear_schedule_is_flat_for_three_fifths_and_ends_at_zero() -> None:
+    module = Rivals()
+    rates = [row["learning_rate"] for row in train(module, purification_loss(module, None), schedule="linear", num_epochs=10).epochs]
+    assert rates[:6] == [0.004] * 6
+    assert rates[6:] == pytest.approx([0.003, 0.002, 0.001, 0.0])
+
+
+# Adversarial training
+
+
+@pytest.mark.parametrize("kind", _inner.KINDS)
+def test_an_adversary_stays_in_the_ball_and_raises_the_loss_without_touching_weights(kind: str) -> None:
+    module = classifier()
+    before = torch.nn.functional.cross_entropy(module.eval()(IMAGES), LABELS).item()
+    generator = torch.Generator().manual_seed(0)
+    perturbed = _inner.Adversary(kind, 0.05).perturb(module, IMAGES, LABELS, generator)
+    assert float((perturbed - IMAGES).abs().max()) <= 0.05 + 1e-6
+    assert 0 <= float(perturbed.min()) <= float(perturbed.max()) <= 1
+    assert torch.nn.functional.cross_entropy(module(perturbed), LABELS).item() > before
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_classifier_trained_against_an_adversary_differs_from_one_that_is_not() -> None:
+    plain, hardened = classifier(), classifier()
+    train(plain, classification_loss(plain))
+    train(hardened, classification_loss(hardened, _inner.Adversary("fgsm_rs", 0.1)))
+    assert content_hash(plain.state_dict()) != content_hash(hardened.state_dict())
+
+
+def test_an_unusable_adversary_is_named() -> None:
+    with pytest.raises(ValueError, match="adversary must be one of pgd, fgsm_rs, got 'cw'"):
+        _inner.Adversary("cw", 0.1)
+    with pytest.raises(ValueError, match=r"adversary_epsilon must be in \(0, 1\], got 0"):
+        _inner.Adversary("pgd", 0)

@@ -229,7 +229,7 @@ def fresh(sweep: SmallSweep, tmp_path: Path, splits: Splits) -> tuple[Plan, Path
 
 
 def fail(root: Path, plan: Plan, reason: str) -> None:
-    job = Job(plan.sweep, root, None, plan.evaluation)
+    job = Job(plan.sweep, root, None)
     record_failure(job, plan.trials[0], reason, f"{reason} happened", datetime.now(UTC))
 
 
@@ -263,7 +263,7 @@ def test_a_trials_own_failure_is_tried_again_only_when_asked(reason: str, runs_a
     state = state_of(plan, root)
     assert len(state.missing) == 3
     assert (plan.trials[0] in state.runnable) == runs_again
-    assert (plan.trials[0].trial_id in state.failed) != runs_again
+    assert (plan.trials[0].key in state.failed) != runs_again
     assert plan.trials[0] in state_of(plan, root, retry_failed=True).runnable
 
 
@@ -295,7 +295,7 @@ def test_a_root_that_does_not_exist_misses_everything_and_is_not_made(sweep: Sma
 def test_only_stages_of_runnable_trials_are_made(fresh: tuple[Plan, Path]) -> None:
     plan, root = fresh
     for trial in plan.trials:
-        job = Job(plan.sweep, root, None, plan.evaluation)
+        job = Job(plan.sweep, root, None)
         record_failure(job, trial, "bug", "broken", datetime.now(UTC))
     assert state_of(plan, root).stages == []
 
@@ -321,7 +321,7 @@ def test_a_trial_on_other_images_than_the_plans_is_refused(sweep: SmallSweep, tm
     config = sweep.plan.trials[2].config.model_copy(update={"fingerprint": "0" * 64})
     trial = dataclasses.replace(sweep.plan.trials[2], config=config)
     Results(tmp_path, create=True)
-    finished = perform_trial(Job("x", tmp_path, None, sweep.plan.evaluation), trial)
+    finished = perform_trial(Job("x", tmp_path, None), trial)
     assert (finished.status, finished.reason) == ("failed", "bug")
     assert "are not those of the plan" in finished.message
 
@@ -335,5 +335,5 @@ def test_a_stage_that_fails_names_itself_its_reason_and_its_log(fresh: tuple[Pla
 
     monkeypatch.setattr("sweeper.materials.Materials.adversarial", fail_to_load)
     with pytest.raises(StageFailed, match=r"craft .* failed \(ArithmeticError: not finite\); log: .*stage-") as caught:
-        perform_stage(Job(plan.sweep, root, None, plan.evaluation), stage)
+        perform_stage(Job(plan.sweep, root, None), stage)
     assert "fail_to_load" in Path(str(caught.value).rpartition("log: ")[2]).read_text()

@@ -59,7 +59,7 @@ class Smoother(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return torch.sigmoid(self.layers(images))
 
-    def training_loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def training_loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         loss = F.mse_loss(self(inputs), targets)
         return {"loss": loss, "reconstruction": loss.detach()}
 '''
