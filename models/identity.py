@@ -7,6 +7,7 @@ from torch import nn
 VERSION = 1
 ROLE = "purifier"
 TRAINED = False
+GRADIENT = "exact"
 
 
 @dataclass(frozen=True)

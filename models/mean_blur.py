@@ -10,6 +10,7 @@ from ._settings import check_int
 VERSION = 1
 ROLE = "purifier"
 TRAINED = False
+GRADIENT = "exact"
 
 
 @dataclass(frozen=True)
