@@ -38,6 +38,7 @@ from sweeper.arguments import (
 )  # fmt: skip
 from sweeper.inspect_results import rank, status
 from sweeper.manage_data import data_app
+from sweeper.report.command import report
 from sweeper.tables import print_rows
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ HELP = """Run ablations of defenses that purify adversarial images, and read how
 Exit status: 0 all trials completed, 1 some failed, 2 unusable arguments, 130 interrupted (the same command continues)."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
-READING = tuple(command.__name__ for command in inspect_results.COMMANDS)
+READING = tuple(command.__name__ for command in (*inspect_results.COMMANDS, report))
 
 
 @app.command()
@@ -63,7 +64,7 @@ def run(
     data: Data = None,
     scale: Scale = "small",
     evaluation: Evaluation = None,
-    seeds: Seeds = 1,
+    seeds: Seeds = None,
     settings: Set = None,
     epsilons: Epsilons = None,
     results: Root = DEFAULT_ROOT,
@@ -116,7 +117,7 @@ def run(
         state = state_of(plan, results)
     for problem in [end for end in finished if end.status == "failed"]:
         errors.print(f"failed ({problem.reason}): {problem.message}; log: {problem.log}", style="red", markup=False, soft_wrap=True)
-    if waiting := [trial for trial in state.missing if trial.trial_id in state.failed and trial.trial_id not in {end.trial_id for end in finished}]:
+    if waiting := [trial for trial in state.missing if trial.key in state.failed and trial.key not in {end.key for end in finished}]:
         errors.print(f"{len(waiting)} trials failed by themselves earlier and were not tried again; --retry-failed does", soft_wrap=True)
     if plan.evaluation.name == "quick":
         status(plan.sweep, results=results, plan_hash=plan.plan_hash)
@@ -166,7 +167,7 @@ def plan(
     data: Data = None,
     scale: Scale = "small",
     evaluation: Evaluation = None,
-    seeds: Seeds = 1,
+    seeds: Seeds = None,
     settings: Set = None,
     epsilons: Epsilons = None,
     results: Root = DEFAULT_ROOT,
@@ -208,7 +209,7 @@ def trial(config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="A 
         raise typer.Exit(1)
 
 
-for _command in inspect_results.COMMANDS:
+for _command in (*inspect_results.COMMANDS, report):
     app.command()(_command)
 app.add_typer(data_app, name="data")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NARROW = ("seconds", "seeds", "perplexity")  # columns of a ranking that a narrow terminal does without, in this order
 
 
-def _open(root: Path) -> "Results":
+def open_results(root: Path) -> "Results":
     from sweeper.results import Results
 
     if root.exists() and not root.is_dir():
@@ -44,7 +44,7 @@ def rank(
 
     with refusing():
         check_format(format)
-        ranking = rank_rows(_open(results), sweep, dataset=dataset, by=by, plan_hash=plan_hash)
+        ranking = rank_rows(open_results(results), sweep, dataset=dataset, by=by, plan_hash=plan_hash)
         rows = ranking.rows if format in RAW_FORMATS else ranking.shown()
         print_rows(rows, format, title=ranking.title, notes=ranking.notes, droppable=NARROW)
 
@@ -63,7 +63,7 @@ def status(
 
     with refusing():
         check_format(format)
-        store = _open(results)
+        store = open_results(results)
         if sweep is None:
             print_rows(overview(store), format, droppable=("plan", "evaluation"))
         else:
@@ -82,7 +82,7 @@ def show(trial_id: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial'
 
     with refusing():
         check_format(format)
-        shown = show_trial(_open(results), trial_id)
+        shown = show_trial(open_results(results), trial_id)
         if format == "json":
             print(json.dumps(shown, default=str))
             return
@@ -103,7 +103,7 @@ def query(sql: Annotated[str, typer.Argument(metavar="SQL")], results: Root = DE
         check_format(format)
         if not sql.strip(" ;\n"):
             raise ValueError("query takes a statement, such as 'select label, seed from sweeps', got none")
-        columns, rows = _open(results).query(sql)
+        columns, rows = open_results(results).query(sql)
         print_rows([dict(zip(columns, row, strict=True)) for row in rows], format, columns=columns)
 
 
@@ -117,7 +117,7 @@ def doctor(
     """
     moved = 0
     with refusing():
-        store = _open(results)
+        store = open_results(results)
         problems = store.problems()
         for problem in problems:
             if quarantine and problem.path.exists() and "newer" not in problem.reason:
@@ -145,7 +145,7 @@ def compact(
     with refusing():
         if grace_hours < 0:
             raise ValueError(f"--grace-hours must be at least 0, got {grace_hours:g}")
-        store = _open(results)
+        store = open_results(results)
         merged = store.compact()
         removed = store.clean(grace_hours * 3600)
     done = f"{merged.parts} files merged into {merged.files} ({merged.bytes / 2**20:.1f} MiB)" if merged else "nothing to merge"

@@ -1,14 +1,16 @@
-"""How sure a number is: Wilson intervals, the area under a robustness curve, worst cases over attacks, means over seeds.
+"""How sure a number is: Wilson intervals, the area under a robustness curve, worst cases over attacks, means over seeds, paired tests.
 
 Numpy and scipy.special only (scipy.stats takes more than a second to import). Confidence is 95 % unless said otherwise.
 """
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,110 @@ def over_seeds(values: ArrayLike, confidence: float = 0.95) -> Estimate:
         return Estimate(mean, None, seeds.size, None, None)
     half = float(stdtrit(seeds.size - 1, 0.5 + confidence / 2)) * std / np.sqrt(seeds.size)
     return Estimate(mean, std, seeds.size, float(mean - half), float(mean + half))
+
+
+def mixed_halves(sample_ids: Sequence[str], labels: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which images are attacked on the target, bool (N,), n // 2 of them; the others by transfer (paper, section 4.1: 50 % and 50 %).
+
+    Stratified by class and keyed by sample id alone: in each class the ids are ordered by their SHA-256 and the first half is taken, so the halves
+    are the same on every machine and in every order of the images. Of the classes with an odd number of images the lowest take one more, until
+    there are n // 2.
+
+    Raises:
+        ValueError: If the two lists differ in length, or an id is there twice.
+    """
+    if len(sample_ids) != len(labels) or len(set(sample_ids)) != len(sample_ids):
+        raise ValueError(
+            f"halves need one label per unique sample id, got {len(sample_ids)} ids ({len(set(sample_ids))} unique), {len(labels)} labels"
+        )
+    classes: dict[int, list[int]] = defaultdict(list)
+    for position in sorted(range(len(labels)), key=lambda position: hashlib.sha256(sample_ids[position].encode()).digest()):
+        classes[labels[position]].append(position)
+    extra = len(labels) // 2 - sum(len(members) // 2 for members in classes.values())
+    halves = np.zeros(len(labels), dtype=np.bool_)
+    for label in sorted(classes):
+        members = classes[label]
+        more = len(members) % 2 if extra > 0 else 0
+        extra -= more
+        halves[members[: len(members) // 2 + more]] = True
+    return halves
+
+
+def paper_mix(graybox: ArrayLike, transfer: Sequence[ArrayLike], halves: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Return each image's share of the paper's pooled accuracy, float (N,) in [0, 1]; their mean is the accuracy.
+
+    The paper pools two threat models (section 4.1), so this figure never stands without its halves.
+
+    Args:
+        graybox: Is each image still correct when crafted on the target, (N,).
+        transfer: The same when crafted on other classifiers: one list where each image was crafted on one of them, several where it was on each.
+        halves: Which images count as attacked on the target (`mixed_halves`); the others count by transfer. None: every image counts half by the
+            first and half by the mean over the transfer lists.
+    """
+    stacked = _stack("outcome lists", [graybox, *transfer], np.bool_).astype(np.float64)
+    if len(stacked) < 2:
+        raise ValueError("paper_mix needs at least one transfer list, got none")
+    white, black = stacked[0], stacked[1:].mean(axis=0)
+    if halves is None:
+        return (white + black) / 2
+    return np.where(_stack("halves and outcome lists", [halves, stacked[0] > 0], np.bool_)[0], white, black)
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
+    """Return how many images only the first gets right, how many only the second, and the exact two-sided p-value of McNemar's test.
+
+    It compares two checkpoints on the same images, and says nothing about two settings: another seed moves either of them further than this.
+    Under the null the discordant images fall on either side like a fair coin (McNemar, 1947), so p is binomial, 1 without discordant images.
+    """
+    stacked = _stack("outcome lists", [first, second], np.bool_)
+    only_first, only_second = int((stacked[0] & ~stacked[1]).sum()), int((stacked[1] & ~stacked[0]).sum())
+    p_value = 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5))
+    return only_first, only_second, min(1.0, p_value)
+
+
+def paired_over_images(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Return the mean of second - first with its interval over the same images, for shares that differ by single images.
+
+    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005: half an image joins each of the four cells, so
+    the interval does not shrink to a point where no image differs. `mean` and `std` are those of the real images alone.
+    """
+    only_first, only_second, _ = mcnemar(first, second)
+    difference = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    n, gained, lost = difference.size + 2, only_second + 0.5, only_first + 0.5
+    middle = (gained - lost) / n
+    half = _normal_quantile(confidence) * np.sqrt((gained + lost) / n - middle**2) / np.sqrt(n)
+    return Estimate(float(difference.mean()), _std(difference), difference.size, float(middle - half), float(middle + half))
+
+
+def t_test(differences: ArrayLike) -> float:
+    """Return the two-sided p-value of one paired difference per seed against 0 (Student's t, S - 1 degrees of freedom).
+
+    Differences that agree exactly have no spread to be tested against: 1. Accuracies are counts, so a few seeds may agree by chance.
+
+    Raises:
+        ValueError: For fewer than two seeds: one says nothing about a setting.
+    """
+    values = _values(differences)
+    std = _std(values)
+    if std is None:
+        raise ValueError("a test over seeds needs at least two, got 1")
+    mean = float(values.mean())
+    if std <= 1e-12 * abs(mean):
+        return 1.0
+    return float(2 * stdtr(values.size - 1, -abs(mean) / std * np.sqrt(values.size)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for how many there are, in their order: below 0.05 the family's error is.
+
+    Holm, "A simple sequentially rejective multiple test procedure", 1979: the smallest times m, the next times m - 1, never less than one before.
+    """
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def _trapezoid_weights(grid: NDArray[np.float64], score_epsilon: float) -> NDArray[np.float64]:

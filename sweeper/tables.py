@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sweeper import latex
+
 FORMATS = ("table", "csv", "json", "markdown", "latex")
 RAW_FORMATS = ("csv", "json")
 WRAPPED_WIDTH = 18  # a column of words may be wrapped to this width where the terminal is narrow; numbers are never broken
@@ -46,7 +48,8 @@ def print_rows(
         if format == "table":
             notes += _print_table(names, cells, title, droppable)
         else:
-            print({"markdown": _markdown, "latex": _latex}[format](names, cells))
+            numeric = [_is_numeric([row[index] for row in cells]) for index in range(len(names))]
+            print(_markdown(names, cells, numeric) if format == "markdown" else latex.tabular(names, cells, numeric))
     console = Console(stderr=format != "table", highlight=False)
     for note in notes:
         console.print(note, soft_wrap=not console.is_terminal, markup=False)
@@ -157,19 +160,7 @@ def _csv(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def _markdown(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    rule = ["---:" if _is_numeric([row[index] for row in cells]) else "---" for index in range(len(names))]
+def _markdown(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    rule = ["---:" if number else "---" for number in numeric]
     lines = [names, rule, *cells]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _latex(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    special = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\^{}"}
-
-    def safe(line: Sequence[str]) -> str:
-        # a cell that begins with [ would be the optional argument of the \\ before it
-        return " & ".join(("{}" if cell.startswith("[") else "") + "".join(special.get(letter, letter) for letter in cell) for cell in line) + r" \\"
-
-    kinds = "".join("r" if _is_numeric([row[index] for row in cells]) else "l" for index in range(len(names)))
-    body = "\n".join([r"\toprule", safe(names), r"\midrule", *(safe(row) for row in cells), r"\bottomrule"])
-    return f"\\begin{{tabular}}{{{kinds}}}\n{body}\n\\end{{tabular}}"

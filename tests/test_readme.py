@@ -76,7 +76,7 @@ def test_the_first_two_lines_are_targets_of_the_makefile() -> None:
 def test_the_readmes_own_model_and_search_space_are_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space, model, attack, dataset = blocks(OWN, "python")
     (tmp_path / "grey_levels.py").write_text(space)
-    (tmp_path / "bit_depth.py").write_text(model)
+    (tmp_path / "posterize.py").write_text(model)
     monkeypatch.chdir(tmp_path)
     planned = invoke("plan", "grey_levels.py", *SIZES)
     assert planned.exit_code == 0, planned.stderr

@@ -1,0 +1,64 @@
+"""The command `report`: a sweep's tables, figures and claims in one file, from the result tables alone. Imports neither torch nor ray."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.arguments import DEFAULT_ROOT, Root, errors, refusing
+from sweeper.inspect_results import open_results
+from sweeper.tables import print_rows
+
+
+def report(
+    sweep: Annotated[str, typer.Argument(metavar="SPACE", help="The search space that was run, such as paper.")],
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="The data set; default: that of the last run.")] = None,
+    plan_hash: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan, as `status` names it; default: the one run last.")] = None,
+    results: Root = DEFAULT_ROOT,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The file to write; default: ROOT/reports/SPACE-DATASET.html, or DIR/report.html.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also the parts: figures as SVG, PNG and CSV, tables as CSV and LaTeX, images as PNG.")
+    ] = None,
+) -> None:
+    """Write a sweep's report: one HTML file that opens offline.
+
+    Its tables and figures with intervals, training curves, images, and the paper's claims one by one. Prints the file's path; nothing is computed
+    again.
+    """
+    with refusing():
+        _check_paths(file, out)
+        store = open_results(results)
+        from sweeper.ranking import latest_plan
+
+        first = latest_plan(store, sweep, dataset, plan_hash, ranks=True)[0]
+        from sweeper.report.assemble import build
+        from sweeper.report.cells import slug
+        from sweeper.report.export import export, write_whole
+        from sweeper.report.page import render
+
+        made = build(store, sweep, dataset=first["dataset"], plan_hash=first["plan_hash"])
+        page = render(made).encode()
+        paths = []
+        if file is not None or out is None:
+            paths.append(file or results / "reports" / f"{slug(first['sweep'])}-{slug(first['dataset'])}.html")
+            write_whole(paths[0], page)
+        if out is not None:
+            paths.append(export(made, out, page)[0])
+        for warning in made.warnings:
+            errors.print(warning, style="yellow", markup=False, soft_wrap=True)
+        claims = [claim for item in made.items() if item.kind == "claims" for claim in item.claims]
+        with redirect_stdout(sys.stderr):  # standard output holds the path alone, for a program that opens it
+            if claims:
+                print_rows([{"verdict": claim.verdict, "claim": claim.claim, "where": claim.where} for claim in claims], "table")
+        print(paths[0])
+
+
+def _check_paths(file: Path | None, out: Path | None) -> None:
+    if file is not None and file.is_dir():
+        raise ValueError(f"--file takes the name of a file, got the folder {file}")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"--out takes a folder, got the file {out}")
