@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from report_tables import GRID, IDS, LABELS, TARGET_HALF, VAE, VQUNET, Root, Tri
 from scipy.stats import binomtest, ttest_1samp
 
 from sweeper.report.assemble import build
-from sweeper.report.claims import claims
+from sweeper.report.claims import _same_checkpoints, claims
 from sweeper.report.content import Claim, Claims, Figure, Report, Series, Strips, Table
 from sweeper.report.naming import JPEG_FINGERPRINTS, dataset_name, epsilon_name, systems_of
 from sweeper.report.rows import load
@@ -470,3 +471,15 @@ def test_a_report_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("survivors", "verdict"),
+    [([(5, 90), (0, 60)], "fails"), ([(5, 90), (58, 60)], "undecided"), ([(90, 90), (61, 60)], "holds")],
+)
+def test_two_attackers_on_one_checkpoint_are_compared_over_its_images(survivors: list[tuple[int, int]], verdict: str) -> None:
+    def attacked(adaptive: int, pooled: int) -> SimpleNamespace:
+        return SimpleNamespace(adaptive=lambda epsilon: np.arange(100) < adaptive, worst_mixed=lambda epsilon: np.arange(100) < pooled)
+
+    judged = _same_checkpoints([attacked(*counts) for counts in survivors], 0.1)  # pyright: ignore[reportArgumentType]
+    assert judged.verdict == verdict and "each of 2 checkpoints" in judged.why

@@ -153,14 +153,25 @@ def _adaptive(sheet: Sheet) -> list[Claim]:
     adaptive = of_images([trial.adaptive(material.score_epsilon) for trial in trials])
     scores = of_images([trial.robust_score(material.score_epsilon) for trial in trials])
     mixed = of_images([trial.worst_mixed(material.score_epsilon) for trial in trials])
-    known = by_seed(trials, [trial.adaptive(material.score_epsilon) for trial in trials])
-    margins = paired(known, by_seed(trials, [trial.worst_mixed(material.score_epsilon) for trial in trials]))
-    judged = by_seeds({vq.name: margins})
-    if len(trials) == 1 and adaptive and mixed and adaptive.high is not None and mixed.low is not None and adaptive.high < mixed.low:
-        judged = Judged("fails", "for this one checkpoint: the intervals over images do not meet")
+    judged = _same_checkpoints(trials, material.score_epsilon)
     measured = f"{vq.name} at epsilon {at}: adaptive {percent(adaptive)}, pooled (lowest attack) {percent(mixed)}"
     measured += f"; robust score {percent(scores)}; {_count(trials)}"
     return [claim(text, where, judged, measured, "the adaptive figure is the one that a defense is judged by")]
+
+
+def _same_checkpoints(trials: Sequence[Trial], epsilon: float) -> Judged:
+    """Judge whether the adaptive attacker leaves what the pooled one does. Both attack the same checkpoints, so images are the unit, one by one."""
+    pairs = [(of_images([trial.adaptive(epsilon)]), of_images([trial.worst_mixed(epsilon)])) for trial in trials]
+    known = [(adaptive, mixed) for adaptive, mixed in pairs if adaptive is not None and mixed is not None]
+    if not known:
+        return Judged("not tested", "what it needs was not measured")
+    basis = f"95 % intervals over images at each of {len(known)} checkpoint{'s' * (len(known) > 1)}"
+    below = sum((adaptive.high or 0.0) < (mixed.low or 0.0) for adaptive, mixed in known)
+    if below == len(known):
+        return Judged("fails", f"{basis}: the adaptive figure lies wholly below the pooled one at every one")
+    if all(adaptive.mean >= mixed.mean for adaptive, mixed in known):
+        return Judged("holds", f"{basis}: at none is the adaptive figure the lower one")
+    return Judged("undecided", f"{basis}: the adaptive figure lies wholly below the pooled one at {below}")
 
 
 def _elsewhere(material: Material, reported: Sequence[str]) -> list[Claim]:
