@@ -12,7 +12,8 @@ the perturbation in its output and the second bring it back, as cycle-consistent
 
 Departures from CycleGAN: batches instead of single images, a discriminator for small images (2 halvings instead of 3), the
 trial's learning rate schedule; and since a batch brings the same images as inputs and as targets, shuffling the targets
-leaves both domains with the same contents in every step (no loss compares an input with its own target).
+leaves both domains with the same contents in every step (no loss compares an input with its own target). Perturbed images
+are what train_input says, such as FGSM on the undefended target, where a mixture with PGD would be closer to an attacker.
 """
 
 from collections.abc import Iterator

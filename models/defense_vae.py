@@ -4,7 +4,8 @@ Li et al., "Defense-VAE: A fast and accurate defense against adversarial attacks
 this name. The paper's objective has the whole KL term: `kl_weight` 1, the default here. The authors' released script,
 lxuniverse/defense-vae, `white_box/vae_conv_train_multi.py`, weighs it with 0, an autoencoder that still samples, and trains
 on pairs of an adversarial and a clean image: that is `kl_weight` 0 together with adversarial training inputs (the trial's
-`train_input` = `adv`), Adam with learning rate 5e-4.
+`train_input` = `adv`), Adam with learning rate 5e-4. Their pairs are of FGSM, RAND-FGSM and CW at epsilon 0.2 to 0.35, in
+batches of 16 for 5 epochs; `adv` is FGSM alone, at an epsilon uniform from 0.
 
 Departures: the network is the authors' brought to 32×32 (see `_vae.py`), the loss is their sum divided by constants, and
 `forward` evaluates as it should. Their evaluation script sets `training = False` on the outermost module only, so latents are

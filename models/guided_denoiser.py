@@ -4,7 +4,8 @@ Liao et al., "Defense against adversarial attacks using high-level representatio
 (arXiv:1712.02976), laid out as in lfz/Guided-Denoise. Of its losses this is LGD, the L1 distance of
 logits: FGD needs inner features, which a classifier does not hand out here, and CGD needs labels, which a purifier does
 not see. It is meant to be trained on adversarial images (train_input adv); on clean ones an output of zero noise is
-already perfect. Its authors train with Adam at 1e-2.
+already perfect. Its authors train with Adam at 1e-2, a tenth of it
+from 60 % of the epochs and a hundredth from 90 %; here the schedule is the trial's.
 
 That code does not clip the denoised image, and neither does training here. Purified images are clipped to [0, 1], and the
 gradient of clipping is taken as the identity: many pixels of an image are exactly 0 or 1, where the true gradient is lost

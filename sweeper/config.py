@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from attacks import _inner
+from attacks import _inner, fgsm
+from models import _folding
 from sweeper.lookup import adopt, canonical, find, nearest, version
 from sweeper.options import attack_module, check_epsilons, explain, resolve_options
 
@@ -199,9 +200,9 @@ class TrialConfig(_Frozen):
         if self.train_input in ("gauss", "mix"):
             recipe["train_noise"] = self.train_noise
         if self.train_input in ("adv", "mix"):
-            recipe["train_epsilon"] = self.train_epsilon
+            recipe |= {"train_epsilon": self.train_epsilon, "attack": version(fgsm)}
         if self.learns_from_target:
-            recipe["target"] = self.target_key
+            recipe |= {"target": self.target_key, "folding": _folding.VERSION}  # it is looked at with its normalizations folded
         return {"data": self.fingerprint, "numerics": self.numerics, "code": TRAINING_VERSION, **recipe}
 
     @property
@@ -292,8 +293,12 @@ class EvaluationConfig(_Frozen):
 
     @property
     def strip_cells(self) -> list["Cell"]:
-        """Return the cells whose first images are kept for the eye: PGD on the target, and on the whole defense; none where nothing is ranked."""
-        return [cell for cell in self.cells if self.name != "quick" and cell.attack == "pgd" and cell.threat in ("graybox", "adaptive")]
+        """Return the cells whose images are kept for the eye: the first PGD on the target, and on the whole defense; none where nothing is ranked."""
+        found: dict[str, Cell] = {}
+        for cell in self.cells if self.name != "quick" else ():
+            if cell.attack == "pgd" and cell.threat in ("graybox", "adaptive"):
+                found.setdefault(cell.threat, cell)
+        return list(found.values())
 
 
 def known_settings(model: str) -> list[str]:

@@ -58,6 +58,20 @@ class SampleSet:
     keys: Tensor
     transfer_source: Tensor
 
+    def take(self, positions: Tensor) -> "SampleSet":
+        """Return some of the images, in the order of positions (M,)."""
+        chosen = positions.to(self.images.device)
+        return SampleSet(
+            name=self.name,
+            split=self.split,
+            positions=self.positions[positions],
+            sample_ids=tuple(self.sample_ids[int(i)] for i in positions),
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            keys=self.keys[positions],
+            transfer_source=self.transfer_source[positions],
+        )
+
 
 @dataclass(frozen=True)
 class AdversarialSet:
@@ -210,13 +224,18 @@ class Materials:
             )
         return self._samples[name]
 
-    def adversarial(self, config: TrialConfig, evaluation: EvaluationConfig, cell: Cell, retrained: Trained | None = None) -> AdversarialSet:
+    def adversarial(
+        self, config: TrialConfig, evaluation: EvaluationConfig, cell: Cell, retrained: Trained | None = None, only: Tensor | None = None
+    ) -> AdversarialSet:
         """Return a gray-box set (crafted on the victim) or a transfer set (each image on its own source, or all on the one that the cell names).
 
         Args:
             retrained: The trial's own classifier, where it is the victim; that set serves one trial, so it is crafted and not kept.
+            only: Positions of the images that are needed, of such a set.
         """
         samples = self.samples(config, evaluation, cell.images)
+        if only is not None and retrained is not None:
+            samples = samples.take(only)
         check_scorable(cell.attack, cell.threat)
         attack = attack_module(cell.attack, cell.threat)
 

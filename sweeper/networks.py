@@ -71,7 +71,7 @@ def retrained_of(config: TrialConfig, materials: Materials, target: Trained, pur
 
 
 def _purified(purifier: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # as they are purified when they are scored
         return purifier(images)
 
 
@@ -91,7 +91,7 @@ def _disturbance(config: TrialConfig, target: nn.Module | None) -> Disturb | Non
         unused = torch.zeros(len(images), dtype=torch.int64)  # FGSM draws nothing
         full = fgsm.perturb(target, images, labels, epsilons=(config.train_epsilon,), keys=unused)[0]
         share = torch.rand((len(images), 1, 1, 1), generator=generator, device=images.device)
-        return images + share * (full - images)
+        return (images + share * config.train_epsilon * (full - images).sign()).clamp(0, 1)  # the steps' signs are those of every epsilon
 
     def mixed(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         kind = torch.randint(0, 3, (len(images), 1, 1, 1), generator=generator, device=images.device)

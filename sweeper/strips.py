@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks._ascending import Config as AscentConfig
 from attacks._ascending import ascend
+from attacks._linf import NoGradient
 from sweeper.config import Cell, EvaluationConfig, TrialConfig
 from sweeper.keys import attack_label
 from sweeper.materials import Materials, SampleSet, Trained
@@ -42,22 +43,28 @@ def strip_rows(
         if cell.threat == "adaptive":
             adversarial = _adaptive(defense, samples, positions, cell, index)
         else:
-            shared = materials.adversarial(config, evaluation, cell, retrained if cell.victim == "retrained" else None)
-            adversarial = shared.images(index)[positions]
+            own = retrained if cell.victim == "retrained" else None
+            crafted = materials.adversarial(config, evaluation, cell, own, only=positions).images(index)
+            adversarial = crafted if own is not None else crafted[positions]
         names = {"threat": cell.threat, "attack": attack_label(cell, evaluation), "epsilon": cell.epsilons[index]}
         rows += [names | row for row in _rows(defense, samples.images[positions], adversarial, samples.labels[positions], ids)]
     return rows
 
 
 def _adaptive(defense: Defense, samples: SampleSet, positions: Tensor, cell: Cell, index: int) -> Tensor:
-    found = ascend(
-        defense,
-        samples.images[positions],
-        samples.labels[positions],
-        epsilons=cell.epsilons[index : index + 1],
-        keys=samples.keys[positions],
-        config=AscentConfig(**cell.options),
-    )
+    """Return what the adaptive attacker makes of these images at one epsilon; the images themselves where none of these few has a gradient."""
+    chosen = samples.take(positions)
+    try:
+        found = ascend(
+            defense,
+            chosen.images,
+            chosen.labels,
+            epsilons=cell.epsilons[index : index + 1],
+            keys=chosen.keys,
+            config=AscentConfig(**cell.options),
+        )
+    except NoGradient:  # of all images it would be a finding, and the scoring would have said so
+        return chosen.images
     return found.adversarial
 
 

@@ -165,7 +165,7 @@ def _source(cell: Cell, config: TrialConfig, evaluation: EvaluationConfig) -> st
 def _score_rows(
     names: dict[str, str], cell: Cell, outcomes: Outcomes, samples: SampleSet, scored_on: dict[str, str], source: str
 ) -> list[dict[str, Any]]:
-    settings = canonical_json({"attack": cell.attack, "options": cell.options, "version": cell.version})
+    settings = canonical_json({"attack": cell.attack, "options": cell.options, "labels": cell.labels, "version": cell.version})
     rows = []
     for classifier, correct in outcomes.correct.items():
         for index, epsilon in enumerate(cell.epsilons):

@@ -11,6 +11,8 @@ from small_sweep import SETTINGS, Silent, digits_config, small_plan
 from torch import Tensor
 
 from attacks import fgsm
+from models import _folding
+from sweeper import materials as materials_module
 from sweeper.artifacts import content_hash
 from sweeper.config import TrialConfig
 from sweeper.datasets import Splits
@@ -155,8 +157,12 @@ LABELS = torch.arange(60) % 10
 class Linear(torch.nn.Module):
     """A classifier whose gradient is known: the label's logit falls with the image's sum."""
 
+    def __init__(self, labels: Tensor = LABELS) -> None:
+        super().__init__()
+        self.labels = labels.reshape(-1)
+
     def forward(self, images: Tensor) -> Tensor:
-        return -images.flatten(1).sum(1, keepdim=True) * torch.nn.functional.one_hot(LABELS[: len(images)], 10)
+        return -images.flatten(1).sum(1, keepdim=True) * torch.nn.functional.one_hot(self.labels[: len(images)], 10)
 
 
 def inputs_of(**settings: Any) -> Tensor:
@@ -170,10 +176,14 @@ def test_noisy_inputs_have_the_standard_deviation_asked_for() -> None:
     assert float((inputs_of(train_input="gauss", train_noise=0.05) - IMAGES)[inner].std()) == pytest.approx(0.05, rel=0.05)
 
 
-def test_attacked_inputs_lie_between_the_image_and_its_fgsm_image() -> None:
-    full = fgsm.perturb(Linear(), IMAGES, LABELS, epsilons=(0.2,), keys=torch.zeros(60, dtype=torch.int64))[0]
-    share = ((inputs_of(train_input="adv", train_epsilon=0.2) - IMAGES) / (full - IMAGES).clamp(min=1e-9)).flatten(1).median(1).values
-    assert 0 <= float(share.min()) < 0.2 < 0.8 < float(share.max()) <= 1
+def test_attacked_inputs_are_those_of_fgsm_at_an_epsilon_of_each_images_own() -> None:
+    inputs = inputs_of(train_input="adv", train_epsilon=0.2)
+    drawn = 0.2 * torch.rand((60, 1, 1, 1), generator=torch.Generator().manual_seed(1)).flatten()
+    assert 0 < float(drawn.min()) < 0.02 < 0.18 < float(drawn.max()) < 0.2
+    for image, label, epsilon, attacked in zip(IMAGES, LABELS, drawn, inputs, strict=True):
+        key = torch.zeros(1, dtype=torch.int64)
+        expected = fgsm.perturb(Linear(label), image[None], label[None], epsilons=(float(epsilon),), keys=key)[0, 0]
+        assert torch.allclose(attacked, expected, atol=1e-6)
 
 
 def test_of_mixed_inputs_about_a_third_each_is_clean_noisy_and_attacked() -> None:
@@ -195,6 +205,13 @@ def test_what_the_inputs_are_enters_the_key_and_what_is_not_used_does_not() -> N
     assert len({key(train_input=name) for name in ("clean", "gauss", "adv", "mix")}) == 4
     assert key(train_input="gauss") == key(train_input="gauss", train_epsilon=0.2) == key(train_input="gauss", target_seed=1)
     assert key(train_input="adv") == key(train_input="adv", train_noise=0.2)
+    before = key(train_input="adv"), key(), key(model="guided_denoiser")
+    for module in (fgsm, _folding):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "VERSION", 99)
+            assert key() == before[1]
+            assert key(train_input="adv") != before[0]
+            assert (key(model="guided_denoiser") != before[2]) == (module is _folding)
     assert len({key(train_input="adv"), key(train_input="adv", train_epsilon=0.2), key(train_input="adv", target_seed=1)}) == 3
     assert key(model="guided_denoiser") != key(model="guided_denoiser", target_seed=1)  # its loss reads the target
     assert key(model="jpeg") == key(model="jpeg", train_input="adv", seed=1)
@@ -228,6 +245,23 @@ def test_each_way_to_retrain_gives_other_weights(materials: Materials, splits: S
     assert len(set(found.values())) == len(found)
 
 
+def test_a_classifier_retrained_on_the_mix_sees_every_image_twice(materials: Materials, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    fit = materials_module.fit
+
+    def watched(module: torch.nn.Module, images: Tensor, labels: Tensor, *rest: Any, **more: Any) -> Any:
+        half = len(images) // 2
+        seen.append((len(images), int((images[:half] != images[half:]).flatten(1).any(1).sum())))
+        assert torch.equal(labels[:half], labels[half:])
+        return fit(module, images, labels, *rest, **more)
+
+    config = config_of(splits, retrain="mix", seed=1)
+    target, purifier = materials.classifier(config, config.target), purifier_of(config, materials)
+    monkeypatch.setattr(materials_module, "fit", watched)
+    retrained_of(config, materials, target, purifier)
+    assert seen == [(240, 120)]  # the 120 training images as they are, then blurred, each of them changed
+
+
 def test_an_adversary_without_a_retrained_classifier_is_refused(splits: Splits) -> None:
     with pytest.raises(ValueError, match="adversary 'pgd' trains the retrained classifier, so retrain must not be 'none'"):
         config_of(splits, adversary="pgd", retrain="none")
@@ -250,3 +284,13 @@ def test_every_kind_of_training_goes_through_the_same_path(materials: Materials,
         generator = config_of(splits, **{"model": model, **small, "purify": "cycle"})
         assert purifier_of(generator, materials).parameters == 2 * purifier.parameters  # and no discriminator
         assert generator.weights_key == config.weights_key
+
+
+def test_a_space_with_another_pgd_of_its_own_completes(splits: Splits, tmp_path: Path) -> None:
+    extra = ({"attack": "pgd", "options": {"num_steps": 2}, "threats": ["graybox"], "images": 10},)
+    space = cast(ModuleType, SimpleNamespace(variants=lambda: [{"model": "identity", "retrain": "none"}], ATTACKS=extra))
+    plan = from_space("twins", space, fingerprint=splits.fingerprint, settings={n: v for n, v in SETTINGS.items() if n != "codebook_size"})
+    ended = run_sweep(plan, splits, tmp_path, None, inline, Silent())
+    assert [end.status for end in ended] == ["completed"], [end.message for end in ended]
+    assert len({row["attack"] for row in rows_of(tmp_path, threat="graybox") if row["attack"].startswith("pgd#")}) == 2
+    assert len(rows_of(tmp_path, "strips")) == 16

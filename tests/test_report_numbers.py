@@ -1,5 +1,6 @@
 """Every number of a report against a table worked out by hand; the tables are those of `report_tables.py`."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report_tables import GRID, IDS, LABELS, TARGET_HALF, VAE, VQUNET, Root, TrialRows, attacked, epochs, paper_root, png
+from report_tables import GRID, IDS, LABELS, TARGET_HALF, UNET, VAE, VQUNET, Root, TrialRows, attacked, epochs, paper_root, png
 from scipy.stats import binomtest, ttest_1samp
 
 from sweeper.report.assemble import build
@@ -182,7 +183,7 @@ def test_figure_2_has_the_undefended_target_and_the_adaptive_attacker(report: Re
     found = figure(report, "figure2_recipes")
     # images 0 of the target's half, 2 and 3 of the other: 3/8; at 0.2 images 2, 3, 4 of the other: 3/8
     assert curve(found, "FGSM", "no defense").y == pytest.approx((87.5, 37.5, 37.5))
-    adaptive = curve(found, "FGSM", "VQUNet (own recipe), adaptive attacker")
+    adaptive = curve(found, "FGSM", "VQUNet (own recipe), adaptive attacker (8 images)")
     assert adaptive.stress
     assert adaptive.x == (0.0, *GRID)
     assert adaptive.y == pytest.approx((100.0, 50.0, 12.5))
@@ -232,6 +233,38 @@ def test_curves_of_another_data_set_join_figure_2(tmp_path: Path) -> None:
     assert [panel.title for panel in figure(found, "figure2_recipes").panels] == ["digits, FGSM (8 images)", "Fashion-MNIST, FGSM (8 images)"]
     assert isinstance(item(found, "table1_recipes_fashion_mnist"), Table)
     assert isinstance(item(found, "claims_fashion_mnist"), Claims)
+    assert item(found, "table1_recipes").statement == ""  # the report's, which is about digits
+    for name in ("table1_recipes_fashion_mnist", "claims_fashion_mnist"):
+        assert item(found, name).statement.startswith("Fashion-MNIST, scale small, 8 test images")
+    both = figure(found, "figure2_recipes").statement
+    assert "digits, scale small" in both and "Fashion-MNIST, scale small" in both
+
+
+def test_what_is_missing_on_another_data_set_is_a_warning_with_its_name(tmp_path: Path) -> None:
+    other = paper_root(tmp_path / "results", "fashion_mnist")
+    other.variant("depth=1", {0: None, 1: None}, factor="depth", level="1")
+    other.finish()
+    found = build(paper_root(tmp_path / "results", "digits").finish(), "paper", "digits")
+    assert any(warning.startswith("Fashion-MNIST: ") and "depth=1" in warning for warning in found.warnings)
+
+
+def test_gray_box_images_of_a_retrained_victim_are_named_in_the_caption(tmp_path: Path) -> None:
+    root = Root(tmp_path / "results", sweep="mine")
+    root.variant("reference", VQUNET)
+    cells = {(threat, attack, epsilon, "retrained" if threat == "graybox" else source): outcomes
+             for (threat, attack, epsilon, source), outcomes in VAE[0].attacked.items()}  # fmt: skip
+    root.variant("victim=retrained", {0: dataclasses.replace(VAE[0], attacked=cells)}, factor="victim", level="retrained")
+    found = build(root.finish(), "mine")
+    for name in ("figure2", "graybox"):
+        assert "Gray-box images of victim=retrained are crafted on its own retrained classifier" in figure(found, name).caption
+
+
+def test_a_quantizer_of_none_is_compared_as_non_vqunet(tmp_path: Path) -> None:
+    root = Root(tmp_path / "results", sweep="mine")
+    root.variant("reference", VQUNET)
+    root.variant("quantizer=none", UNET, factor="quantizer", level="none", model="unet")
+    found = figure(build(root.finish(), "mine"), "figure3")
+    assert len(found.panels[0].series) == 2
 
 
 # Figures 3 to 6, codebooks, training, images

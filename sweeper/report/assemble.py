@@ -1,6 +1,7 @@
 """A report from the tables alone: read a plan, and put figures, tables and claims in order. No torch, no Ray, no rerun."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from sweeper.report.claims import claims, subject
 from sweeper.report.content import Item, Report, Section
@@ -32,7 +33,14 @@ def build(results: Results, sweep: str, dataset: str | None = None, plan_hash: s
     sections = [_summary(sheet), _table1(sheet, others), _figure2(sheet, others), _latents(sheet[1]), _codebooks(sheet[1]), _training(sheet, weights)]
     sections += [Section("images", "Images", (), (strips(results, material, sheet[1]),)), _claims(sheet, others, weights)]
     title = f"{material.sweep} on {dataset_name(material)}, scale {material.scale}"
-    return Report(title, statement(material), facts(material, str(results.root)), tuple(sections), warnings(*sheet))
+    told = [(f"{dataset_name(other)}: " if other is not material else "", warnings(other, systems)) for other, systems in (sheet, *others)]
+    return Report(
+        title,
+        statement(material),
+        facts(material, str(results.root)),
+        tuple(sections),
+        tuple(name + words for name, found in told for words in found),
+    )
 
 
 def _elsewhere(results: Results, material: Material) -> list[Material]:
@@ -55,7 +63,7 @@ def _summary(sheet: Sheet) -> Section:
 def _table1(sheet: Sheet, others: Sequence[Sheet]) -> Section:
     items: list[Item] = list(tables(sheet))
     for other in others:
-        items += tables(other, f"_{other[0].dataset}")
+        items += [replace(table, statement=statement(other[0])) for table in tables(other, f"_{other[0].dataset}")]
     text = (
         "Clean accuracy before and after filtering, as the paper's Table 1, beside what attackers leave: a defense that costs little on clean images "
         "and keeps nothing under attack is cheap to build.",
@@ -74,6 +82,9 @@ def _figure2(sheet: Sheet, others: Sequence[Sheet]) -> Section:
         items.append(half_figure(mine, chosen, "graybox", f"graybox{suffix}", f"Gray-box half of Figure 2, all images ({words})"))
         items.append(half_figure(mine, chosen, "transfer", f"transfer{suffix}", f"Transfer half of Figure 2, all images ({words})"))
         items.append(adaptive_figure(mine, chosen, f"adaptive{suffix}", f"The adaptive attacker ({words})"))
+        if len(mine) > 1:
+            both = " ".join(statement(material) for material, _ in mine)
+            items[-4:] = [replace(item, statement=both) for item in items[-4:]]
     text = _reason(sheet)
     if sheet[1].is_paper and not others:
         text = ("The paper's Figure 2 has eight panels, two data sets by four attacks; this root has the sweep on one data set.",)
@@ -109,7 +120,8 @@ def _training(sheet: Sheet, weights: Material | None) -> Section:
 
 def _claims(sheet: Sheet, others: Iterable[Sheet], weights: Material | None) -> Section:
     rest = list(others)
-    items = [claims(sheet, weights, rest), *(claims(other, None, [sheet], f"_{other[0].dataset}") for other in rest)]
+    elsewhere = [replace(claims(other, None, [sheet], f"_{other[0].dataset}"), statement=statement(other[0])) for other in rest]
+    items = [claims(sheet, weights, rest), *elsewhere]
     return Section("claims", "The paper's claims", (), tuple(items))
 
 

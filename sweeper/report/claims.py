@@ -160,7 +160,7 @@ def _adaptive(sheet: Sheet) -> list[Claim]:
 
 
 def _same_checkpoints(trials: Sequence[Trial], epsilon: float) -> Judged:
-    """Judge whether the adaptive attacker leaves what the pooled one does. Both attack the same checkpoints, so images are the unit, one by one."""
+    """Judge whether the adaptive attacker leaves what the pooled one does. Both attack the same checkpoints, so intervals over images decide."""
     pairs = [(of_images([trial.adaptive(epsilon)]), of_images([trial.worst_mixed(epsilon)])) for trial in trials]
     known = [(adaptive, mixed) for adaptive, mixed in pairs if adaptive is not None and mixed is not None]
     if not known:

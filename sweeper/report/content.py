@@ -50,6 +50,8 @@ class Figure:
     panels: tuple[Panel, ...]
     columns: int = 4
 
+    statement: str = ""  # data set and scale, where they are not the report's
+
     kind: Literal["figure"] = "figure"
 
 
@@ -69,6 +71,8 @@ class Table:
     headings: Mapping[str, str] = field(default_factory=dict)
     formats: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    statement: str = ""  # as of a figure
 
     kind: Literal["table"] = "table"
 
@@ -90,6 +94,8 @@ class Claims:
     title: str
     caption: str
     claims: tuple[Claim, ...]
+
+    statement: str = ""  # as of a figure
 
     kind: Literal["claims"] = "claims"
 
@@ -117,6 +123,8 @@ class Strips:
     title: str
     caption: str
     strips: tuple[Strip, ...]
+
+    statement: str = ""  # as of a figure
 
     kind: Literal["strips"] = "strips"
 

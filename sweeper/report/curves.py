@@ -78,7 +78,7 @@ def adaptive_figure(sheets: Sequence[Sheet], chosen: Sequence[Sequence[System]],
     for (material, systems), drawn in zip(sheets, chosen, strict=True):
         everyone = _with_undefended(systems, drawn)
         grid = _grid(everyone, lambda trial: trial.adaptive_epsilons)
-        title_of = "all adaptive attacks" + (f", {dataset_name(material)}" if len(sheets) > 1 else "")
+        title_of = f"all adaptive attacks{count(everyone)}" + (f", {dataset_name(material)}" if len(sheets) > 1 else "")
         first = next((s for s in everyone if s.kind == "vqunet"), None)
         curves = [series(s.name, s.variant.trials, grid, Trial.adaptive, stress=s is first) for s in everyone]
         panels.append(_axes(title_of, [curve for curve in curves if curve]))
@@ -120,6 +120,12 @@ def groups(systems: Systems) -> list[tuple[str, str, tuple[System, ...]]]:
         words = ", ".join(dict.fromkeys(system.variant.factor for system in members)) or "the reference"
         result.append((f"_{index}" if len(packed) > 1 else "", words, (*reference, *members)))
     return result
+
+
+def count(systems: Sequence[System]) -> str:
+    """Return on how many images the adaptive attacks were run: ` (240 images)`."""
+    counts = {len(trial.adaptive_broken_at) for s in systems for trial in s.variant.trials if trial.adaptive_broken_at is not None}
+    return f" ({'/'.join(f'{count:,}' for count in sorted(counts))} images)" if counts else ""
 
 
 def _mixed(attack: str) -> Share:
@@ -169,7 +175,7 @@ def _with_adaptive(panel: Panel, drawn: Sequence[System]) -> Panel:
     grid = [epsilon for epsilon in _grid([system], lambda trial: trial.adaptive_epsilons) if epsilon <= last * (1 + 1e-6)]
     if len(grid) < 2:
         return panel
-    curve = series(f"{system.name}, adaptive attacker", system.variant.trials, grid, Trial.adaptive, stress=True)
+    curve = series(f"{system.name}, adaptive attacker{count([system])}", system.variant.trials, grid, Trial.adaptive, stress=True)
     return _axes(panel.title, [*panel.series, *([curve] if curve else [])])
 
 
@@ -192,4 +198,11 @@ def _notes(sheets: Sequence[Sheet], chosen: Sequence[Sequence[System]]) -> str:
         words += "Intervals are over images, for these checkpoints: another seed can move a curve further than they reach. "
     if not all(systems.undefended for _, systems in sheets):
         words += "The curve without defense is missing: the sweep has no completed trial of model identity with retrain none. "
+    everyone = [system for drawn in chosen for system in drawn]
+    scores = {system.name: [score for trial in system.variant.trials for score in trial.scores] for system in everyone}
+    own = sorted(name for name, found in scores.items() if any(score.source == "retrained" for score in found))
+    if own:
+        words += f"Gray-box images of {', '.join(own)} are crafted on its own retrained classifier, not on the original target. "
+    if any(score.labels == "predicted" for found in scores.values() for score in found):
+        words += "Under the preset cleverhans attacks lead away from the predicted class, not from the true one. "
     return words + f"score_epsilon is {', '.join(dict.fromkeys(epsilon_name(material.score_epsilon) for material, _ in sheets))}."

@@ -50,7 +50,7 @@ def _files(report: Report) -> Iterator[tuple[str, bytes]]:
     styles = drawing.styles_of(report)
     for item in report.items():
         if isinstance(item, Figure):
-            for ending, content in drawing.figure_files(item, styles, report.statement).items():
+            for ending, content in drawing.figure_files(item, styles, item.statement or report.statement).items():
                 yield f"figures/{slug(item.name)}.{ending}", content
             rows = cells.figure_rows(item)
             columns = list(dict.fromkeys([*("panel", "curve", "x", "y", "low", "high"), *(name for row in rows for name in row)]))
@@ -60,7 +60,7 @@ def _files(report: Report) -> Iterator[tuple[str, bytes]]:
         else:
             table = item if isinstance(item, Table) else cells.claims_table(item)
             yield f"tables/{slug(item.name)}.csv", cells.csv_text(cells.raw_columns(table), table.rows).encode()
-            yield f"tables/{slug(item.name)}.tex", latex(table, report.statement).encode()
+            yield f"tables/{slug(item.name)}.tex", latex(table, item.statement or report.statement).encode()
 
 
 def _pictures(strips: Strips) -> Iterator[tuple[str, bytes]]:

@@ -39,7 +39,7 @@ def pairs(systems: Systems) -> list[Pair]:
         return [pair for pair in found if pair.known]
     reference = next((s for s in systems.others if s.kind == "vqunet" and s.variant.is_reference), None)
     vq = reference or next((s for s in systems.others if s.kind == "vqunet"), None)
-    non = next((s for s in systems.others if kind(s.variant) == "unet" and s.variant.factor in ("quantize", "model", "")), None)
+    non = next((s for s in systems.others if kind(s.variant) == "unet" and s.variant.factor in ("quantize", "quantizer", "model", "")), None)
     return [Pair("this sweep", vq, non)] if vq or non else []
 
 

@@ -1,5 +1,6 @@
 """Read a plan's rows, once. Only what `sweeps` plans and is complete counts."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,19 @@ from sweeper.schemas import TABLES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SCORES = ["trial_id", "evaluation_id", "threat", "attack", "epsilon", "source", "classifier", "sample_set", "outcomes", "broken_at"]
+_SCORES = [
+    "trial_id",
+    "evaluation_id",
+    "threat",
+    "attack",
+    "epsilon",
+    "source",
+    "classifier",
+    "sample_set",
+    "outcomes",
+    "broken_at",
+    "attack_settings",
+]
 _LATENTS = ["trial_id", "evaluation_id", "threat", "attack", "epsilon", "source", "depth", "l1_pre", "l1_post", "rel_pre", "rel_post", "index_change",
             "any_change", "usage", "perplexity", "image_l1", "image_l1_clean", "image_l1_shift", "input_l1", "cosine_pre", "std_pre"]  # fmt: skip
 
@@ -79,7 +92,8 @@ def _scores(results: Results, where: Mapping[str, Any]) -> dict[tuple[str, str],
     rows = table.drop_columns(["outcomes", "broken_at"]).to_pylist()
     for row, correct, broken_at in zip(rows, outcomes, broken, strict=True):
         assert correct is not None  # the column is not nullable
-        score = Score(row["threat"], row["attack"], row["epsilon"], row["source"], row["classifier"], row["sample_set"], correct, broken_at)
+        labels = json.loads(row.pop("attack_settings") or "{}").get("labels", "true")
+        score = Score(row["threat"], row["attack"], row["epsilon"], row["source"], row["classifier"], row["sample_set"], correct, broken_at, labels)
         found[key_of_row(row)].append(score)
     return found
 

@@ -4,7 +4,8 @@ from sweeper.report.naming import Systems, attack_name, configuration, dataset_n
 from sweeper.report.trials import ADAPTIVE, Material
 
 GUIDE = (
-    "Gray-box: the attacker knows the target classifier and not the purifier; all defenses that share a target face the very same images. "
+    "Gray-box: the attacker knows the target classifier and not the purifier; all defenses that share a target face the very same images "
+    "(but for victim=retrained, where each is attacked through its own retrained classifier). "
     "Transfer: the attacker knows neither, and attacks other classifiers (DenseNets). The paper pools the two, half of the images each, and calls "
     "them white-box and black-box: no attacker of Figure 2 ever differentiates through a purifier.",
     "Adaptive: the attacker knows the whole defense and differentiates through it, straight through the quantizer (whose backward pass is the "

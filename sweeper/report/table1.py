@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sweeper.report.content import Cell, Table
-from sweeper.report.curves import Sheet
+from sweeper.report.curves import Sheet, count
 from sweeper.report.naming import PAPER_AFTER, PAPER_BEFORE, System, dataset_name, epsilon_name
 from sweeper.report.trials import Material, Trial
 from sweeper.report.values import Value, of_images, of_seeds
@@ -20,8 +20,8 @@ def tables(sheet: Sheet, suffix: str = "") -> list[Table]:
     """
     material, systems = sheet
     found = [
-        ("table1", "Table 1, equal information: every purifier trained on the same adversarial images", systems.equal),
-        ("table1_recipes", "Table 1, authors' recipes: every purifier trained on what its authors trained it on", systems.recipes),
+        ("table1", "Table 1, equal information: every purifier trained on images attacked in the same way", systems.equal),
+        ("table1_recipes", "Table 1, authors' recipes: every purifier trained on the kind of images that its authors used", systems.recipes),
         ("table1_axes" if systems.is_paper else "table1", "Other variants" if systems.is_paper else "The sweep's variants", systems.others),
         ("table1_controls", "Controls that a claim has to beat", systems.controls),
     ]
@@ -112,6 +112,8 @@ def _notes(material: Material, members: Sequence[System], has_paper: bool) -> tu
         )
     elif material.dataset not in PAPER_BEFORE:
         notes.append(f"The paper has no figures for {dataset_name(material)}: nothing can stand beside these.")
+    if on := count(members):
+        notes.append(f"Adaptive and robust score{on}; gray-box and transfer on all test images, CW on a subset of them.")
     if any(len(set(_means(system.variant.trials))) == 1 for system in members):
         notes.append("Intervals of single seeds, and of seeds that agree exactly, are over images: they hold for these checkpoints.")
     if any(len(system.variant.trials) > 1 for system in members):

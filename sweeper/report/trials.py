@@ -52,6 +52,7 @@ class Score:
     sample_set: str
     outcomes: Outcomes
     broken_at: NDArray[np.float32] | None
+    labels: str = "true"  # the attack led away from the true class, or from the predicted one
 
 
 @dataclass(frozen=True)
