@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from attacks._keyed import uniform_noise
 from attacks._linf import (
     NoGradient,
+    Objective,
     ball,
     check_count,
     check_inputs,
     cross_entropy,
     detached_copy,
     input_gradient,
+    margin,
     project,
     signed_step,
 )
@@ -28,6 +30,24 @@ from attacks._modes import ready_for_attack
 
 NORM = "linf"
 VERSION = 1
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the margin over the spread of the logits, float32 (N,), in [-1, 0] where the image is classified correctly.
+
+    The difference of logits ratio of Croce and Hein, 2020 (arXiv:2003.01690); the spread is from the largest to the third. It does
+    not change with a scale or a shift of the logits, as long as they are not all equal.
+
+    Raises:
+        ValueError: If there are fewer than 3 classes.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"the loss 'dlr' compares three logits, got {logits.shape[1]}; use 'margin'")
+    largest = logits.float().topk(3, dim=1).values
+    return margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
+LOSSES: dict[str, Objective] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
 
 
 @dataclass(frozen=True)
@@ -40,18 +60,23 @@ class Config:
             ball is within reach of any start.
         num_restarts: Random starts per epsilon, at least 1.
         batch_size: Images per forward pass, in the attack and in the scoring that confirms it.
+        loss: What is climbed: `ce`, cross-entropy; `margin`, the best wrong logit less the true one, which saturated logits leave
+            a gradient; `dlr`, see ``dlr``.
     """
 
     num_steps: int = 20
     relative_step_size: float = 2.5
     num_restarts: int = 1
     batch_size: int = 128
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_restarts", "batch_size"):
             check_count(name, getattr(self, name))
         if not 0 < self.relative_step_size <= self.num_steps:
             raise ValueError(f"relative_step_size must be in (0, num_steps], got {self.relative_step_size} at {self.num_steps} steps")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
 
 
 @dataclass(frozen=True)
@@ -106,14 +131,19 @@ def ascend(
             surviving such an attack says nothing.
     """
     check_inputs(images, labels, epsilons, keys)
-    if any(low >= high for low, high in pairwise(epsilons)):
-        raise ValueError(f"epsilons must be strictly ascending, got {list(epsilons)}")
+    check_ascending(epsilons)
     with ready_for_attack(model):
         run = _Run(model, detached_copy(images), labels.clone(), keys, config)
         run.set_aside_misclassified()
         for epsilon in epsilons:
             run.attack_at(epsilon)
         return run.result()
+
+
+def check_ascending(epsilons: Sequence[float]) -> None:
+    """Raise ValueError unless epsilons are strictly ascending."""
+    if any(low >= high for low, high in pairwise(epsilons)):
+        raise ValueError(f"epsilons must be strictly ascending, got {list(epsilons)}")
 
 
 def scoring_forward(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
@@ -214,13 +244,14 @@ class _Run:
         iterate = project(images + noise.to(images), lower, upper)
         step_size = self.config.relative_step_size * epsilon / self.config.num_steps
 
+        objective = LOSSES[self.config.loss]
         found = iterate.clone()
         highest = torch.full((len(chosen),), -torch.inf, device=images.device)
         left = torch.zeros(len(chosen), dtype=torch.bool, device=images.device)
         has_gradient = torch.zeros_like(left)
         rows = torch.arange(len(chosen), device=images.device)  # of found, still in the batch
         for step in range(self.config.num_steps):
-            logits, loss, gradient = input_gradient(self.model, iterate, labels)
+            logits, loss, gradient = input_gradient(self.model, iterate, labels, objective)
             self.forwards += len(rows)
             self.backwards += len(rows)
             if step == 0:
@@ -236,7 +267,7 @@ class _Run:
         with torch.no_grad():  # the last step has not been looked at yet
             logits = self.model(iterate)
         self.forwards += len(rows)
-        self._record(rows, iterate, logits, cross_entropy(logits, labels), labels, (found, highest, left))
+        self._record(rows, iterate, logits, objective(logits, labels), labels, (found, highest, left))
         return found, highest, left, has_gradient
 
     @staticmethod

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from attacks._keyed import seed_of_batch
 from attacks._linf import check_inputs, detached_copy
 from attacks._modes import ready_for_attack
+from attacks._white_box import refuse_outside
 
 PREFIX = "torchattacks:"
 WRAPPER_VERSION = 1
@@ -70,12 +71,17 @@ class TorchattacksAttack:
         VERSION: Of this wrapper and of torchattacks, such as ``1+torchattacks-3.5.1``.
         RETURNS_CLEAN_ON_FAILURE: Whether images it cannot break come back unperturbed.
         Config: Frozen dataclass of the attack's own parameters and defaults, less those in ``SET_BY_US``.
+
+    Args:
+        name: The library's name of it.
+        max_targets: How many wrong classes a targeted attack aims at, the likeliest first; None is all of them.
     """
 
     NORM = "linf"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, max_targets: int | None = None) -> None:
         self.name = name
+        self.max_targets = max_targets
         self.VERSION = f"{WRAPPER_VERSION}+torchattacks-{importlib.metadata.version('torchattacks')}"
         self.RETURNS_CLEAN_ON_FAILURE = name in RETURNS_CLEAN_ON_FAILURE
         self.Config = _make_config(name)
@@ -118,24 +124,15 @@ class TorchattacksAttack:
         given: dict[str, Any] = {"eps": epsilon, "norm": "Linf", "seed": seed, "verbose": False}
         if "n_classes" in parameters:
             with torch.no_grad():
-                given["n_classes"] = model(images[:1]).shape[1]
+                num_classes = model(images[:1]).shape[1]
+            given["n_classes"] = num_classes if self.max_targets is None else min(num_classes, self.max_targets + 1)
         given = {name: value for name, value in given.items() if name in parameters}
         with _seeded(seed, images.device):
             attack = getattr(torchattacks, self.name)(model, **given, **options)
             attack.set_device(images.device)  # it guesses from the first parameter, which a model need not have
             adversarial = attack(images, labels).detach()
-        self._refuse_outside(adversarial, images, epsilon)
+        refuse_outside(PREFIX + self.name, adversarial, images, epsilon)
         return adversarial.to(images)
-
-    def _refuse_outside(self, adversarial: Tensor, images: Tensor, epsilon: float) -> None:
-        if adversarial.shape != images.shape or not bool(torch.isfinite(adversarial).all()):
-            raise ValueError(f"{PREFIX}{self.name} returned images that are not finite or of another shape")
-        distance = (adversarial - images).abs().amax().item()
-        if distance > epsilon * (1 + 1e-5) + 1e-6:
-            raise ValueError(f"{PREFIX}{self.name} left the ball: |delta| is {distance:.7g} at epsilon {epsilon:.7g}")
-        low, high = adversarial.amin().item(), adversarial.amax().item()
-        if low < 0 or high > 1:
-            raise ValueError(f"{PREFIX}{self.name} left [0, 1]: pixels from {low:.7g} to {high:.7g}")
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:

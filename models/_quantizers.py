@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._codebooks import as_vectors, nearest, revival_interval, sample_vectors
+from ._soft_assignment import soft_codes
 
 VERSION = 1
 CODEBOOK_GRADS = ("lq_only", "dual", "ema")
@@ -167,6 +168,7 @@ class VectorQuantizer(Quantizer):
     code_counts: Tensor
     ema_counts: Tensor
     ema_sums: Tensor
+    soft_temperature: float | None = None  # of the backward pass, in place of `hand_on`'s; see `soft_assignment`
 
     def __init__(
         self, channels: int, codebook_size: int, code_dim: int | None = None, *, codebook_grad: str = "lq_only", revive: bool = True
@@ -203,7 +205,11 @@ class VectorQuantizer(Quantizer):
         indices = nearest(encoded, codebook)
         codes = F.embedding(indices, codebook).movedim(-1, 1)  # (N, D, H, W), channels-last in memory
         source = codes if self.codebook_grad == "dual" else codes.detach()
-        return Quantized(encoded, codes, indices, self.project_out(self.hand_on(encoded, source)))
+        if self.soft_temperature is None:
+            handed = self.hand_on(encoded, source)
+        else:
+            handed = straight_through(soft_codes(encoded, codebook, self.soft_temperature), source)
+        return Quantized(encoded, codes, indices, self.project_out(handed))
 
     def losses(self, level: Quantized, commitment_gradient: str) -> dict[str, Tensor]:
         encoded = level.encoded.to(level.codes.dtype)  # float32 also under autocast

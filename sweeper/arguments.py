@@ -28,7 +28,8 @@ Dataset = Annotated[str | None, typer.Option(metavar="NAME", help="digits (the d
 Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data set's official files; else the cache, else a download.")]
 Scale = Annotated[str, typer.Option(metavar="SCALE", help="small (a CPU), medium (one GPU) or paper.")]
 Evaluation = Annotated[
-    str | None, typer.Option(metavar="NAME", help="quick (prunes, never ranks) or standard; default: the search space's, else standard.")
+    str | None,
+    typer.Option(metavar="NAME", help="quick (prunes, never ranks), standard or full (hours on a CPU); default: the search space's, else standard."),
 ]
 Seeds = Annotated[int | None, typer.Option(metavar="N", help="Seeds 0 to N-1 of every variant; default: the search space's, else 1.")]
 Set = Annotated[

@@ -10,16 +10,17 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from attacks import _inner, fgsm
+from attacks import _ascending, _backward, _inner, _white_box, fgsm
 from models import _folding
 from sweeper.lookup import adopt, canonical, find, nearest, version
-from sweeper.options import attack_module, check_epsilons, explain, resolve_options
+from sweeper.options import ADAPTIVE, attack_module, check_epsilons, explain, resolve_options
 
-THREATS = ("clean", "graybox", "transfer", "adaptive")
+THREATS = ("clean", "graybox", "transfer", *ADAPTIVE)
 EVALUATION_SETTINGS = ("victim", "mix", "attack_preset")  # flat settings that say how a trial is scored, not what it is
 PARTS = ("training", "retraining", "target", "numerics", "model_options")  # of a trial, whose settings are paths: `retraining/num_epochs`
 TRAINING_VERSION = 1  # of training.py and networks.py: raise it when the same recipe gives other weights
@@ -251,7 +252,7 @@ class Cell(_Frozen):
         labels: Whether the attack leads away from the true class or from the one that the attacked classifier says.
     """
 
-    threat: Literal["clean", "graybox", "transfer", "adaptive"]
+    threat: Literal["clean", "graybox", "transfer", "adaptive", "adaptive_bpda", "adaptive_soft"]
     attack: str
     options: dict[str, Any] = Field(default_factory=dict)
     epsilons: tuple[float, ...] = (0.0,)
@@ -275,15 +276,16 @@ class Cell(_Frozen):
         if self.attack == "none":
             return "none"
         module = attack_module(self.attack, self.threat)
-        if self.attack.startswith("torchattacks:"):  # an object, not a module: its wrapper's module has the shared parts
-            return f"{module.VERSION},{version(sys.modules[type(module).__module__])}"
-        return version(module)
+        # an object that stands for a library's attack is no module: its wrapper's module has the shared parts
+        own = version(module) if isinstance(module, ModuleType) else f"{module.VERSION},{version(sys.modules[type(module).__module__])}"
+        around = _backward.VERSION if self.threat == "adaptive_bpda" else 0
+        return f"{own},{_white_box.VERSION},{around}" if self.threat in ADAPTIVE and (around or module is not _ascending) else own
 
 
 class EvaluationConfig(_Frozen):
     """Attack settings, epsilon grids, sample sets and numerics: how a trial is scored."""
 
-    name: Literal["quick", "standard"]
+    name: Literal["quick", "standard", "full"]
     cells: tuple[Cell, ...]
     sources: tuple[Classifier, ...] = ()
     split: Literal["validation", "test"] = "test"

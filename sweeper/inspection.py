@@ -12,7 +12,7 @@ Rows = list[dict[str, Any]]
 _SCORES = ["evaluation_id", "threat", "attack", "epsilon", "source", "classifier", "sample_set", "n", "correct", "accuracy", "ci_low", "ci_high",
            "carried_over", "achieved_epsilon", "seconds"]  # fmt: skip
 _CODEBOOKS = ["depth", "perplexity", "usage", "quantization_error"]
-_THREATS = ("clean", "adaptive", "graybox", "transfer")
+_THREATS = ("clean", "adaptive", "adaptive_bpda", "adaptive_soft", "graybox", "transfer")
 _CLASSIFIERS = ("retrained", "original", "unfiltered")
 
 

@@ -13,19 +13,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from sweeper.lookup import find, nearest
 
+ADAPTIVE = ("adaptive", "adaptive_bpda", "adaptive_soft")  # threats whose attacker differentiates through the whole defense
+
 
 def attack_module(name: str, threat: str) -> Any:
-    """Return the module of an attack: of the ascending white-box attacker for `adaptive`, of torchattacks for `torchattacks:NAME`."""
+    """Return the module of an attack, or the object that stands for a library's: `torchattacks:NAME`, and AutoAttack's parts under `adaptive`.
+
+    Under `adaptive`, `pgd` is the native ascending attacker; any other attack is run over ascending epsilons on what survives.
+    """
     if name.startswith("torchattacks:"):
         from attacks import _torchattacks
 
         return _torchattacks.load(name)
-    if threat == "adaptive":
-        from attacks import _ascending
+    if threat in ADAPTIVE:
+        from attacks import _ascending, _autoattack
 
-        if name != "pgd":
-            raise ValueError(f"the adaptive attack must be 'pgd', got {name!r}")
-        return _ascending
+        if name == "pgd":
+            return _ascending
+        if name in _autoattack.NAMES:
+            return _autoattack.load(name)
     return find("attacks", name)
 
 

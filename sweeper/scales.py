@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from sweeper.config import Cell, Classifier, EvaluationConfig, Training
 from sweeper.lookup import adopt, nearest
-from sweeper.options import attack_options, check_epsilons, check_scorable, explain
+from sweeper.options import ADAPTIVE, attack_options, check_epsilons, check_scorable, explain
 
 SCALES = ("small", "medium", "paper")
-EVALUATIONS = ("quick", "standard")
+EVALUATIONS = ("quick", "standard", "full")
 SUBSET = 240  # images of the costly attacks, stratified by class
 
 # Attack, images (None: all), options. CleverHans 2.1.0: BIM 10 steps of 0.05, PGD (its MadryEtAl) 40 of 0.01, CW-L2 without an epsilon, whose
@@ -57,6 +57,18 @@ _SMALL_TRAINING: dict[str, dict[str, Any]] = {
     "comdefend": {"learning_rate": 3e-3},
     "denoising_autoencoder": {"learning_rate": 2e-2},
 }
+
+# Every adaptive attacker, on all test images: more steps and restarts, another loss, other gradients through the purifier, AutoAttack's four parts.
+_FULL: list[tuple[str, str, dict[str, Any]]] = [
+    ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 3}),
+    ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 3, "loss": "dlr"}),
+    ("adaptive_bpda", "pgd", {"num_steps": 50}),
+    ("adaptive_soft", "pgd", {"num_steps": 50}),
+    ("adaptive", "apgd_ce", {}),
+    ("adaptive", "apgd_t", {}),
+    ("adaptive", "fab_t", {}),
+    ("adaptive", "square", {}),
+]
 
 _SHORT_SEARCH = {"num_steps": 100, "learning_rate": 0.05}  # as strong as its 1,000 steps of 0.005 (attacks/cw_l2.py), at a seventh of the cost
 
@@ -165,7 +177,7 @@ def evaluation(
     epsilons: tuple[float, ...] | None = None,
     *,
     victim: str = "original",
-    mix: str = "split",
+    mix: str | None = None,
     attack_preset: str = "ours",
 ) -> EvaluationConfig:
     """Return the evaluation of that name with a search space's extra attacks.
@@ -173,7 +185,8 @@ def evaluation(
     Args:
         epsilons: Another grid for gray-box and transfer attacks.
         victim: What gray-box images are crafted on: `original`, or `retrained`, each trial's own retrained classifier (nothing is shared then).
-        mix: `split`: each image is crafted on one of the transfer sources; `full`: every image on each of them, a set of rows per source.
+        mix: `split`: each image is crafted on one of the transfer sources; `full`: every image on each of them, a set of rows per source. None:
+            `full` in the full evaluation.
         attack_preset: `ours`, or `cleverhans`: the steps and the labels of CleverHans 2.1.0, the version that the VQUNet paper cites; its CW with
             100 steps of 0.05 in place of 1,000 of 0.005 at `small`.
         extra: Further attacks, `{"attack": "torchattacks:MIFGSM", "options": {...}, "threats": ["graybox", "transfer"]}`;
@@ -182,6 +195,7 @@ def evaluation(
     Raises:
         ValueError: If a name, an option or an epsilon is unusable.
     """
+    mix = mix or ("full" if name == "full" else "split")
     for setting, value, choices in (
         ("evaluation", name, EVALUATIONS),
         ("victim", victim, ("original", "retrained")),
@@ -193,19 +207,23 @@ def evaluation(
     static, adaptive, score_epsilon = epsilon_grids(dataset, scale)
     static = static if epsilons is None else check_epsilons(epsilons)
     cells = [Cell(threat="clean", attack="none")]
+    adaptive_images = {"quick": 64, "standard": SUBSET, "full": None}[name]
     if name == "quick":
         middle = static[len(static) // 2 - 1 : len(static) // 2]
         cells.append(_cell("graybox", "pgd", middle, 64))
-        cells.append(_cell("adaptive", "pgd", tuple(e for e in adaptive if e <= score_epsilon), 64, {"num_steps": 10}))
+        cells.append(_cell("adaptive", "pgd", tuple(e for e in adaptive if e <= score_epsilon), adaptive_images, {"num_steps": 10}))
     else:
         for threat in ("graybox", "transfer"):
             for attack, images, options in PRESETS[attack_preset]:
                 if attack == "cw_l2" and scale == "small":
                     options = _SHORT_SEARCH
-                cells.append(_cell(threat, attack, static, images, options))
-        cells.append(_cell("adaptive", "pgd", adaptive, SUBSET))
+                cells.append(_cell(threat, attack, static, None if name == "full" else images, options))
+        if name == "full":
+            cells += [_cell(threat, attack, adaptive, None, options) for threat, attack, options in _FULL]
+        else:
+            cells.append(_cell("adaptive", "pgd", adaptive, adaptive_images))
     for entry in extra:
-        cells += [cell for cell in _extra(entry, static) if cell not in cells]
+        cells += [cell for cell in _extra(entry, static, adaptive, adaptive_images) if cell not in cells]
     sources = transfer_sources(scale) if any(cell.threat == "transfer" for cell in cells) else ()
     labels = "predicted" if attack_preset == "cleverhans" else "true"
     cells = [
@@ -227,16 +245,23 @@ def _cell(threat: str, attack: str, epsilons: tuple[float, ...], images: int | N
         raise ValueError(explain(error, list(Cell.model_fields), "attack setting")) from None
 
 
-def _extra(entry: Mapping[str, Any], static: tuple[float, ...]) -> list[Cell]:
+def _extra(entry: Mapping[str, Any], static: tuple[float, ...], adaptive: tuple[float, ...], adaptive_images: int | None) -> list[Cell]:
     known = {"attack", "options", "threats", "epsilons", "images"}
     if unknown := set(entry) - known:
         raise ValueError(f"unknown attack setting {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
     if "attack" not in entry:
         raise ValueError(f"an extra attack needs a name under 'attack', got {dict(entry)!r}")
     threats = entry.get("threats", ("graybox", "transfer"))
-    if unusable := set(threats) - {"graybox", "transfer"}:
-        raise ValueError(f"an extra attack's threats must be 'graybox' or 'transfer', got {sorted(unusable)[0]!r}")
-    grid = tuple(entry.get("epsilons", static))
-    for threat in threats:
+    if unusable := set(threats) - {"graybox", "transfer", *ADAPTIVE}:
+        known_threats = ", ".join(("graybox", "transfer", *ADAPTIVE))
+        raise ValueError(f"an extra attack's threats must be of {known_threats}, got {sorted(unusable)[0]!r}")
+    grids = {threat: tuple(entry.get("epsilons", adaptive if threat in ADAPTIVE else static)) for threat in threats}
+    if set(threats) & set(ADAPTIVE) and entry.get("images", adaptive_images) != adaptive_images:
+        raise ValueError(
+            f"an extra adaptive attack is run on the images of the evaluation's own ({adaptive_images or 'all'}), since robust_score takes the worst "
+            f"case image by image; got images {entry['images']!r}"
+        )
+    images = {threat: adaptive_images if threat in ADAPTIVE else entry.get("images") for threat in threats}
+    for threat in set(threats) - set(ADAPTIVE):
         check_scorable(entry["attack"], threat)
-    return [_cell(threat, entry["attack"], grid, entry.get("images"), entry.get("options")) for threat in threats]
+    return [_cell(threat, entry["attack"], grids[threat], images[threat], entry.get("options")) for threat in threats]

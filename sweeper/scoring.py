@@ -7,7 +7,9 @@ docs/design.md). The adaptive attacker differentiates through the whole defense:
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +17,18 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks._ascending import Config as AscentConfig
-from attacks._ascending import ascend
+from attacks import _ascending
+from attacks._ascending import Ascent
+from attacks._backward import with_identity_backward
+from attacks._white_box import ascend_with
 from models._blocks import Latent
 from models._quantizers import usage_of_counts
+from models._soft_assignment import has_codebook, soft_assignment
 from sweeper.config import Cell
 from sweeper.materials import AdversarialSet, SampleSet
+from sweeper.options import attack_module
+
+SOFT_FACTORS = (1.0, 0.1, 0.01)  # temperatures of `adaptive_soft`, see `_temperatures`
 
 
 class Defense(nn.Module):
@@ -122,28 +130,57 @@ def score_static(
     )
 
 
-def score_adaptive(defense: Defense, name: str, samples: SampleSet, cell: Cell, *, content: str) -> Outcomes:
+def score_adaptive(defense: Defense, name: str, samples: SampleSet, cell: Cell, *, content: str, batch_size: int) -> Outcomes:
     """Attack the whole defense over the grid, smallest epsilon first, and return who is broken where.
+
+    Under `adaptive_bpda` the backward pass through the purifier is the identity; under `adaptive_soft` the one through each codebook is that of a
+    soft assignment, at falling temperatures, of which an image survives all. Without a codebook that is `adaptive` itself.
 
     Args:
         name: The classifier's name in the rows.
         content: Content hash of the defense: it is both what is attacked and what is scored.
     """
     started = time.monotonic()
-    found = ascend(defense, samples.images, samples.labels, epsilons=cell.epsilons, keys=samples.keys, config=AscentConfig(**cell.options))
-    grid = torch.tensor(cell.epsilons, dtype=torch.float32, device=found.broken_at.device)  # broken_at holds these very float32 values
-    correct = (found.broken_at > grid[:, None]).cpu()  # (E, N)
-    achieved = [0.0 if value is None else float(value) for value in found.achieved_epsilon]
+    if cell.threat == "adaptive_bpda":
+        defense = Defense(with_identity_backward(defense.purifier), defense.classifier)
+    found = []
+    for temperature in _temperatures(defense.purifier, samples.images[:batch_size]) if cell.threat == "adaptive_soft" else [None]:
+        with soft_assignment(defense.purifier, temperature) if temperature is not None else nullcontext():
+            found.append(_ascended(defense, samples, cell, batch_size))
+    broken_at = torch.stack([ascent.broken_at for ascent in found]).amin(0)
+    grid = torch.tensor(cell.epsilons, dtype=torch.float32, device=broken_at.device)  # broken_at holds these very float32 values
+    correct = (broken_at > grid[:, None]).cpu()  # (E, N)
+    achieved = [max((float(ascent.achieved_epsilon[i] or 0.0) for ascent in found), default=0.0) for i in range(len(cell.epsilons))]
     return Outcomes(
         correct={name: correct},
         achieved_epsilon=achieved,
         seconds=time.monotonic() - started,
-        forwards=found.forwards,
-        backwards=found.backwards,
+        forwards=sum(ascent.forwards for ascent in found),
+        backwards=sum(ascent.backwards for ascent in found),
         crafted_on=content,
-        broken_at=found.broken_at.cpu(),
-        carried_over=list(found.carried_over),
+        broken_at=broken_at.cpu(),
+        carried_over=[int((broken_at < epsilon).sum()) for epsilon in grid],
     )
+
+
+def _ascended(defense: Defense, samples: SampleSet, cell: Cell, batch_size: int) -> Ascent:
+    attack = attack_module(cell.attack, cell.threat)
+    images, labels, keys = samples.images, samples.labels, samples.keys
+    if attack is _ascending:
+        return _ascending.ascend(defense, images, labels, epsilons=cell.epsilons, keys=keys, config=_ascending.Config(**cell.options))
+    settings = {"config": attack.Config(**cell.options)} if hasattr(attack, "Config") else cell.options
+    perturb = partial(attack.perturb, **settings)
+    return ascend_with(perturb, defense, images, labels, epsilons=cell.epsilons, keys=keys, batch_size=batch_size)
+
+
+@torch.inference_mode()
+def _temperatures(purifier: nn.Module, images: Tensor) -> list[float | None]:
+    """Return falling temperatures for a soft assignment, in units of the mean squared distance from encodings to their codes."""
+    if not has_codebook(purifier):
+        return [None]
+    distances = [(latent.encoded - latent.quantized).square().sum(1).mean() for latent in _with_latents(purifier, _laid_out(images))[1]]
+    scale = float(torch.stack([distance for distance in distances if distance > 0]).mean())
+    return [scale * factor for factor in SOFT_FACTORS]
 
 
 def _with_latents(purifier: nn.Module, images: Tensor) -> tuple[Tensor, list[Latent]]:

@@ -19,6 +19,7 @@ from sweeper.keys import attack_label, evaluation_id, outcome_key, part_key, sco
 from sweeper.lookup import find
 from sweeper.materials import Materials, SampleSet, Trained
 from sweeper.networks import purifier_of, retrained_of
+from sweeper.options import ADAPTIVE
 from sweeper.provenance import provenance
 from sweeper.schemas import TABLES
 from sweeper.scoring import Defense, Outcomes, score_adaptive, score_static
@@ -127,10 +128,11 @@ def _outcomes(
     classifiers = {"original": target.module} | ({"retrained": retrained.module} if retrained else {})
 
     def make() -> Bundle:
-        if cell.threat == "adaptive":
+        if cell.threat in ADAPTIVE:
             name, classifier = ("retrained", retrained) if retrained else ("original", target)
             defense = Defense(purifier.module, classifier.module)
-            return _packed(score_adaptive(defense, name, samples, cell, content=content_hash_of(purifier, classifier)))
+            content = content_hash_of(purifier, classifier)
+            return _packed(score_adaptive(defense, name, samples, cell, content=content, batch_size=evaluation.batch_size))
         victim = retrained if cell.victim == "retrained" else None
         shared = None if cell.threat == "clean" else materials.adversarial(config, evaluation, cell, victim)
         unfiltered = target.module if cell.threat == "clean" else None
@@ -159,7 +161,7 @@ def _source(cell: Cell, config: TrialConfig, evaluation: EvaluationConfig) -> st
     if cell.threat == "transfer":
         model = evaluation.sources[0].model
         return f"{model}x{len(evaluation.sources)}" if cell.source is None else f"{model}#{cell.source + 1}"
-    return "defense" if cell.threat == "adaptive" else "none"
+    return "defense" if cell.threat in ADAPTIVE else "none"
 
 
 def _score_rows(

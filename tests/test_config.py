@@ -173,7 +173,7 @@ def test_extra_attacks_are_validated_before_any_work() -> None:
         ({"attack": "pgd", "epsilons": [8]}, "did you mean 8/255"),
         ({"attack": "pgd", "epsilons": []}, "at least one"),
         ({"attack": "pgd", "images": 0}, "'images': input should be greater than or equal to 1"),
-        ({"attack": "pgd", "threats": ["adaptive"]}, "must be 'graybox' or 'transfer'"),
+        ({"attack": "pgd", "threats": ["white"]}, "must be of graybox, transfer, adaptive, adaptive_bpda, adaptive_soft, got 'white'"),
         ({"attack": "pgd", "thread": 1}, "unknown attack setting 'thread'"),
         ({"options": {}}, "needs a name under 'attack'"),
         ({"attack": "torchattacks:APGD"}, "returns the clean image where it fails"),

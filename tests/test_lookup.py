@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_version_holds_those_of_the_shared_parts_that_are_used(tmp_path: Path) -> None:
     assert lookup.version(lookup.find("models", "vqunet")) == (
-        "_blocks=1,_codebook_free=1,_codebook_variants=1,_codebooks=1,_quantizers=1,_settings=1,_unet=1,vqunet=1"
+        "_blocks=1,_codebook_free=1,_codebook_variants=1,_codebooks=1,_quantizers=1,_settings=1,_soft_assignment=1,_unet=1,vqunet=1"
     )
     assert lookup.version(lookup.find("models", "identity")) == "identity=1"
     path = tmp_path / "mine.py"

@@ -139,7 +139,7 @@ def test_extra_attacks_of_a_space_enter_the_evaluation() -> None:
         ([{}], {"settings": {"retrainning/num_epochs": 1}}, r"unknown trial setting 'retrainning/num_epochs'"),
         ([{}], {"settings": {"scale": "medium"}}, r"give it with --scale"),
         ([{}], {"settings": {"dataset": "cifar10"}}, r"give it with --dataset"),
-        ([{}], {"evaluation_name": "ful"}, r"no evaluation named 'ful'; available: quick, standard"),
+        ([{}], {"evaluation_name": "ful"}, r"no evaluation named 'ful' \(did you mean 'full'\?\); available: quick, standard, full"),
         ([{}], {"epsilons": (8.0,)}, r"did you mean 8/255"),
     ],
 )

@@ -99,7 +99,7 @@ def test_figures_do_not_depend_on_the_batch_size() -> None:
 
 def adaptive(values: list[float], *epsilons: float) -> tuple[list[float], list[list[bool]], list[int] | None]:
     cell = Cell(threat="adaptive", attack="pgd", options=attack_options("pgd", "adaptive", {"num_steps": 4}), epsilons=epsilons)
-    found = score_adaptive(Defense(nn.Identity(), Brightness()), "original", samples(values), cell, content="content")
+    found = score_adaptive(Defense(nn.Identity(), Brightness()), "original", samples(values), cell, content="content", batch_size=128)
     assert found.broken_at is not None
     return found.broken_at.tolist(), found.correct["original"].tolist(), found.carried_over
 
