@@ -33,18 +33,19 @@ def rank(
         str, typer.Option(metavar="WHAT", help="robust_score, clean, psnr, seconds, or THREAT/ATTACK@EPSILON such as graybox/pgd@0.1.")
     ] = "robust_score",
     plan_hash: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan, as `status` names it; default: the one run last.")] = None,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Rank also what fails a validity check; nothing is checked.")] = False,
     format: Format = "table",
 ) -> None:
     """Rank a sweep's variants, best first.
 
     By robust_score, the area under the accuracy curve of the adaptive attack, unless --by says otherwise. Missing and failed trials are named, never
-    dropped.
+    dropped; a variant that fails a validity check stands last, unranked.
     """
     from sweeper.ranking import rank as rank_rows
 
     with refusing():
         check_format(format)
-        ranking = rank_rows(open_results(results), sweep, dataset=dataset, by=by, plan_hash=plan_hash)
+        ranking = rank_rows(open_results(results), sweep, dataset=dataset, by=by, plan_hash=plan_hash, unchecked=unchecked)
         rows = ranking.rows if format in RAW_FORMATS else ranking.shown()
         print_rows(rows, format, title=ranking.title, notes=ranking.notes, droppable=NARROW)
 

@@ -7,18 +7,22 @@ named, and one without any completed trial stands last.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from sweeper.checks._result import Result
+from sweeper.checks.catalogue import CHECKS
+from sweeper.checks.gate import TRIAL_COLUMNS, failures, how_many, planned_of, read_scores, validity
 from sweeper.lookup import canonical, nearest
+from sweeper.paired import Paired, paired_over_seeds
 from sweeper.results import Results
 from sweeper.statistics import Estimate, image_scores, over_images, over_seeds, worst_broken_at
 
 BY = ("robust_score", "clean", "psnr", "seconds")
-_CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>[^@]+)@(?P<epsilon>[0-9./e-]+)$")
+CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>[^@]+)@(?P<epsilon>[0-9./e-]+)$")
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,14 @@ def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dic
     return found
 
 
-def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = "robust_score", plan_hash: str | None = None) -> Ranking:
-    """Return a sweep's variants, best first.
+def rank(
+    results: Results, sweep: str, *, dataset: str | None = None, by: str = "robust_score", plan_hash: str | None = None, unchecked: bool = False
+) -> Ranking:
+    """Return a sweep's variants, best first; behind them, without a rank, those with a trial that fails a validity check.
 
     Args:
         by: `robust_score`, `clean`, `psnr`, `seconds` (less is better), or `THREAT/ATTACK@EPSILON`.
+        unchecked: Rank all of them; nothing is checked.
 
     Raises:
         ValueError: If the sweep or the quantity is unknown, or the evaluation is `quick`, which never ranks.
@@ -102,10 +109,13 @@ def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = 
     first = planned[0]
     if first["evaluation"] == "quick":
         raise ValueError("the quick evaluation prunes a search and never ranks; run with --evaluation standard")
-    trials = {
-        row["trial_id"]: row for row in results.read("trials", ["trial_id", "psnr", "train_seconds", "score_seconds", "parameters"]).to_pylist()
-    }
-    figures = _figures(results, {key_of_row(row) for row in planned}, float(first["score_epsilon"]), by)
+    columns = dict.fromkeys((*TRIAL_COLUMNS, "psnr", "train_seconds", "score_seconds", "parameters"))
+    trials = {row["trial_id"]: row for row in results.read("trials", list(columns)).to_pylist()}
+    scores = read_scores(results, planned, ["epsilon"] if unchecked else None)
+    checked = [] if unchecked else validity(results, planned_of(planned, trials), scores)
+    failed = failures(checked)
+    epsilons = scores.column("epsilon").unique().to_pylist()
+    figures = trial_figures(results, {key_of_row(row) for row in planned}, float(first["score_epsilon"]), by, epsilons)
     perplexity = _codebooks(results, {row["evaluation_id"] for row in planned})
     state = states(results, planned)  # after reading, which finds the parts that are damaged inside: those are missing
 
@@ -113,8 +123,10 @@ def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = 
     for row in planned:
         groups[row["variant_id"], row["evaluation_id"]].append(row)
     rows = []
+    per_seed: dict[str, dict[int, float]] = {}
     for (variant_id, _), members in groups.items():
-        done = [key_of_row(row) for row in members if state[key_of_row(row)]["status"] == "completed"]
+        done_rows = [row for row in members if state[key_of_row(row)]["status"] == "completed"]
+        done = [key_of_row(row) for row in done_rows]
         values = [figures[key] | _costs(trials[key[0]]) for key in done]
         row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "trial_ids": [member["trial_id"] for member in members]}
         row |= {"is_reference": members[0]["is_reference"], "seeds": len(done), "planned_seeds": len(members), "by": by}
@@ -122,31 +134,64 @@ def rank(results: Results, sweep: str, *, dataset: str | None = None, by: str = 
         row |= {name: _mean([value.get(name) for value in values]) for name in names}
         row |= _interval(values, by)
         row["perplexity"], row["usage"] = _over_depths([perplexity.get(key, []) for key in done])
-        row["status"] = _status([state[key_of_row(member)] for member in members])
+        row["failed_checks"] = [_failed(member, one) for member in members for one in failed.get(key_of_row(member), [])]
+        row["status"] = "unranked" if row["failed_checks"] else _status([state[key_of_row(member)] for member in members])
         row["trouble"] = [f"{state[key_of_row(m)]['status']}: {state[key_of_row(m)].get('message') or m['trial_id'][:8]}"
                           for m in members if state[key_of_row(m)]["status"] != "completed"]  # fmt: skip
         rows.append(row)
+        per_seed[row["label"]] = {member["seed"]: value[by] for member, value in zip(done_rows, values, strict=True) if value.get(by) is not None}
     sign = 1 if by == "seconds" else -1
-    rows.sort(key=lambda row: (row.get(by) is None, sign * row[by] if row.get(by) is not None else 0.0))
+    rows.sort(key=lambda row: (row.get(by) is None, bool(row["failed_checks"]), sign * row[by] if row.get(by) is not None else 0.0))
     for place, row in enumerate(rows, 1):
-        row["rank"] = place if row.get(by) is not None else None
+        row["rank"] = place if row.get(by) is not None and not row["failed_checks"] else None
     title = f"{first['sweep']} on {first['dataset']} ({first['scale']}, {first['evaluation']}), by {by}"
-    return Ranking(rows, title, _notes(rows, by, float(first["score_epsilon"])))
+    gate = ["Nothing was checked (--unchecked)."] if unchecked else [*_unranked(rows), f"{how_many(checked)} `check` shows each."]
+    return Ranking(rows, title, _notes(rows, by, float(first["score_epsilon"]), _from_the_best(rows, per_seed)) + gate)
 
 
-def _figures(results: Results, wanted: set[Key], score_epsilon: float, by: str) -> dict[Key, dict[str, Any]]:
-    """Return key -> figures of its final classifier: `retrained` where it has one."""
+def _failed(member: dict[str, Any], failure: Result) -> dict[str, Any]:
+    names = ("check", "value", "threshold", "message")
+    return {"trial_id": member["trial_id"], "seed": member["seed"]} | {name: getattr(failure, name) for name in names}
+
+
+def _unranked(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one sentence per check that fails, with the variants it concerns and why, at the first seed of each."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        for one in row["failed_checks"]:
+            found[one["check"]].setdefault(row["label"], one["message"])
+    notes = []
+    for check, messages in found.items():
+        first, *others = dict.fromkeys(messages.values())
+        named = [f"{label}: {text}" for label, text in messages.items()] if others else list(messages)
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        listed = "; ".join(named[:5]) + more if others else f"{first}. These: {', '.join(named[:5])}{more}"
+        title = f" ({CHECKS[check].title})" if check in CHECKS else ""
+        notes.append(f"Unranked by {check}{title}, {len(messages)} of {len(rows)} rows: {listed}")
+    return notes
+
+
+def trial_figures(
+    results: Results, wanted: set[Key], score_epsilon: float, by: str, epsilons: Sequence[float] | None = None
+) -> dict[Key, dict[str, Any]]:
+    """Return key -> figures of its final classifier: `retrained` where it has one.
+
+    Args:
+        epsilons: Those that the evaluations have scores at, where they are read already.
+    """
     evaluations = sorted({evaluation for _, evaluation in wanted})
     columns = ["trial_id", "evaluation_id", "attack", "epsilon", "threat", "classifier", "accuracy", "ci_low", "ci_high"]
-    cell = _CELL.match(by)
+    cell = CELL.match(by)
     if cell is None and by not in BY:
         raise ValueError(f"cannot rank by {by!r}{nearest(by, BY)}; known: {', '.join(BY)}, or THREAT/ATTACK@EPSILON such as graybox/pgd@0.1")
-    asked = _epsilon(cell["epsilon"]) if cell else None
-    epsilons = sorted({float(e) for e in _unique(results, evaluations)})
-    near = [e for e in epsilons if abs(e - score_epsilon) < 1e-9 or (asked is not None and abs(e - asked) < 1e-9) or e == 0]
+    asked = epsilon_of(cell["epsilon"]) if cell else None
+    if epsilons is None:
+        epsilons = results.read("scores", ["epsilon"], {"evaluation_id": evaluations}).column("epsilon").unique().to_pylist()
+    grid: list[float] = sorted(float(e) for e in epsilons or ())
+    near = [e for e in grid if abs(e - score_epsilon) < 1e-9 or (asked is not None and abs(e - asked) < 1e-9) or e == 0]
     rows = results.read("scores", columns, {"evaluation_id": evaluations, "epsilon": near}).to_pylist()
     rows = [row for row in rows if key_of_row(row) in wanted]
-    final = {key_of_row(row): "original" for row in rows} | {key_of_row(row): "retrained" for row in rows if row["classifier"] == "retrained"}
+    final = final_classifiers(rows)
     found: dict[Key, dict[str, Any]] = {key: {} for key in final}
     for row in rows:
         figures = found[key_of_row(row)]
@@ -158,15 +203,13 @@ def _figures(results: Results, wanted: set[Key], score_epsilon: float, by: str) 
             figures |= {"clean": row["accuracy"], "_clean_ci": (row["ci_low"], row["ci_high"])}
             continue
         if abs(row["epsilon"] - score_epsilon) < 1e-9:
-            name = f"{row['threat']}@{_short(score_epsilon)}"
+            name = f"{row['threat']}@{short(score_epsilon)}"
             figures[name] = min(row["accuracy"], figures.get(name, 1.0))
         if cell and asked is not None and (row["threat"], row["attack"]) == (cell["threat"], cell["attack"]) and abs(row["epsilon"] - asked) < 1e-9:
             figures |= {by: row["accuracy"], f"_{by}_ci": (row["ci_low"], row["ci_high"])}
     if cell and not any(by in figures for figures in found.values()):
         there = sorted({f"{row['threat']}/{row['attack']}" for row in rows if row["threat"] != "clean"})
-        raise ValueError(
-            f"no scores for {by!r}; threats and attacks there are: {', '.join(there)}; epsilons: {', '.join(f'{e:g}' for e in epsilons)}"
-        )
+        raise ValueError(f"no scores for {by!r}; threats and attacks there are: {', '.join(there)}; epsilons: {', '.join(f'{e:g}' for e in grid)}")
     for figures in found.values():
         if "clean" in figures and "clean_undefended" in figures:
             figures["clean_drop"] = figures["clean_undefended"] - figures["clean"]
@@ -174,8 +217,9 @@ def _figures(results: Results, wanted: set[Key], score_epsilon: float, by: str) 
     return found
 
 
-def _unique(results: Results, evaluations: Sequence[str]) -> set[float]:
-    return set(results.read("scores", ["epsilon"], {"evaluation_id": evaluations}).column("epsilon").unique().to_pylist())
+def final_classifiers(rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
+    """Return key -> the classifier that ends its defense, from its rows of scores: `retrained` where it has one, else `original`."""
+    return {key_of_row(row): "original" for row in rows} | {key_of_row(row): "retrained" for row in rows if row["classifier"] == "retrained"}
 
 
 def _add_scores(results: Results, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], score_epsilon: float) -> None:
@@ -241,7 +285,13 @@ def _status(members: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{count} {word}" if len(members) > 1 else word for word, count in counts.items() if count)
 
 
-def _notes(rows: Sequence[dict[str, Any]], by: str, score_epsilon: float) -> list[str]:
+def _from_the_best(rows: Sequence[dict[str, Any]], per_seed: Mapping[str, Mapping[int, float]]) -> dict[str, Paired]:
+    """Return every other ranked row tested against the first, seed by seed."""
+    ranked = [row["label"] for row in rows if row["rank"] is not None]
+    return paired_over_seeds({label: per_seed[label] for label in ranked[1:]}, per_seed[ranked[0]]) if ranked else {}
+
+
+def _notes(rows: Sequence[dict[str, Any]], by: str, score_epsilon: float, tests: Mapping[str, Paired]) -> list[str]:
     notes = [f"{row['label']}: {trouble}" for row in rows for trouble in row["trouble"] if not trouble.startswith("missing")]
     missing = [f"{row['label']} ({trouble.rpartition(' ')[2]})" for row in rows for trouble in row["trouble"] if trouble.startswith("missing")]
     if missing:
@@ -252,14 +302,17 @@ def _notes(rows: Sequence[dict[str, Any]], by: str, score_epsilon: float) -> lis
             "One seed: nothing is tested between settings, since another seed can move a row by tens of points; intervals are over images, "
             "for these checkpoints. Run with --seeds 3 or more to compare settings."
         )
-    elif best := [row for row in rows if row["rank"] == 1 and row["ci_low"] is not None and row["ci_over"] == "seeds"]:
-        near = [row["label"] for row in rows[1:] if row.get("ci_high") is not None and row["ci_high"] >= best[0]["ci_low"]]
+    elif tests:
+        near = [label for label, paired in tests.items() if paired.verdict == "not distinguishable"]
+        untested = [label for label, paired in tests.items() if paired.verdict == "not tested"]
         notes.append(
-            f"Intervals are over seeds (t, {seeds - 1} degrees of freedom). Their interval meets that of the first row: {', '.join(near) or 'none'}."
+            f"Intervals are over seeds (t, {seeds - 1} degrees of freedom). Not distinguishable from the first row by paired t tests over the seeds "
+            f"(5 %, Holm over the {len(tests)} comparison{'s' * (len(tests) > 1)}): {'; '.join(near) or 'none'}."
+            + (f" Not tested, with fewer than two seeds in common: {'; '.join(untested)}." if untested else "")
         )
     if seeds:
         notes.append(
-            f"graybox and transfer: lowest accuracy over their attacks at epsilon {_short(score_epsilon)}, by an attacker who does not know "
+            f"graybox and transfer: lowest accuracy over their attacks at epsilon {short(score_epsilon)}, by an attacker who does not know "
             "the purifier; adaptive: by one who differentiates through it; drop: clean accuracy lost against no purifier, in points; "
             "perplexity: codes effectively in use, depth 1 first. Figures hold for this target (target_seed)."
         )
@@ -297,14 +350,14 @@ def _figure(value: float, by: str) -> str:
     return f"{value if by in _PLAIN else 100 * value:.1f}"
 
 
-def _short(epsilon: float) -> str:
+def short(epsilon: float) -> str:
     whole = epsilon * 255
     return (
         f"{epsilon:g}" if abs(epsilon - round(epsilon, 4)) < 1e-12 else f"{whole:g}/255" if abs(whole - round(whole, 2)) < 1e-9 else f"{epsilon:.4g}"
     )
 
 
-def _epsilon(text: str) -> float:
+def epsilon_of(text: str) -> float:
     top, slash, bottom = text.partition("/")
     try:
         return float(top) / float(bottom) if slash else float(top)

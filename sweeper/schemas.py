@@ -166,6 +166,17 @@ TABLES: dict[str, Table] = {
             float64?: accuracy, learning_rate, seconds
         """),
     ),
+    # What a reviewer's checks found out that needs the trained networks; those that the tables answer are computed when read.
+    # outcome: `pass`, `warn`, `fail`, `not_run`, `not_applicable`.
+    "checks": Table(
+        version=1,
+        key=("trial_id", "evaluation_id", "check"),
+        sort=("trial_id", "check"),
+        columns=_columns("""
+            string: trial_id, evaluation_id, check, kind, outcome, message
+            float64?: value, threshold
+        """),
+    ),
     "samples": Table(
         version=1,
         key=("fingerprint", "sample_id"),

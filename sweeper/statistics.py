@@ -1,4 +1,5 @@
-"""How sure a number is: Wilson intervals, the area under a robustness curve, worst cases over attacks, means over seeds, paired tests.
+"""How sure a number is: Wilson intervals, the area under a robustness curve, worst cases over attacks, means over seeds, paired tests,
+and how small a difference a plan can detect.
 
 Numpy and scipy.special only (scipy.stats takes more than a second to import). Confidence is 95 % unless said otherwise.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, nctdtrinc, ndtri, stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Estimate:
     n: int
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The smallest true differences, as shares, that a test finds with the stated power; None where nothing can be tested."""
+
+    checkpoints: float | None  # between two checkpoints, over images
+    settings: float | None  # between two settings, over seeds; may exceed 1, which no accuracy can differ by
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -226,6 +235,39 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def detectable(n_images: int, n_seeds: int, *, seed_std: float = 0.12, power: float = 0.8, level: float = 0.05) -> Detectable:
+    """Return the smallest differences that so many images and seeds can detect, in one two-sided test.
+
+    Checkpoints: McNemar's test by the normal approximation (Connor, "Sample size for testing differences in proportions for the paired-sample
+    design", 1987; the exact test needs a little more), at accuracy 0.5 and with errors that have nothing to do with each other, so that half of the
+    images are discordant: checkpoints that err on the same images need less. Settings: the noncentral t distribution of the paired difference of two
+    settings whose seeds have nothing to do with each other, so its standard deviation is seed_std * sqrt(2).
+
+    Args:
+        seed_std: Assumed standard deviation of a setting's figure over its training seeds. The default is that of robust_score on the digits for
+            the settings that vary; it is 1 to 14 points there, by setting, so the answer is a guide.
+
+    Raises:
+        ValueError: Unless both counts are at least 1, seed_std is positive, and 0 < level < power < 1.
+    """
+    if n_images < 1 or n_seeds < 1 or not seed_std > 0 or not 0 < level < power < 1:
+        raise ValueError(
+            f"detectable needs n_images >= 1, n_seeds >= 1, seed_std > 0 and 0 < level < power < 1, got n_images {n_images}, n_seeds {n_seeds}, "
+            f"seed_std {seed_std:g}, level {level:g}, power {power:g}"
+        )
+    discordant = 0.5
+    z_level, z_power = float(ndtri(1 - level / 2)), float(ndtri(power))
+    # n d² = (z_level sqrt(discordant) + z_power sqrt(discordant - d²))², solved for d
+    square = max(0.0, discordant * (n_images * z_power**2 - z_power**2 * (z_level**2 - z_power**2)))
+    found = float((z_level * np.sqrt(n_images * discordant) + np.sqrt(square)) / (n_images + z_power**2))
+    checkpoints = found if found < discordant else None  # more than all discordant images on one side
+    if n_seeds == 1:
+        return Detectable(checkpoints, None)
+    critical = float(stdtrit(n_seeds - 1, 1 - level / 2))
+    noncentrality = float(nctdtrinc(n_seeds - 1, 1 - power, critical))  # the other tail is below 1e-10
+    return Detectable(checkpoints, noncentrality * seed_std * float(np.sqrt(2 / n_seeds)))
 
 
 def _trapezoid_weights(grid: NDArray[np.float64], score_epsilon: float) -> NDArray[np.float64]:

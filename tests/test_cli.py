@@ -290,7 +290,7 @@ def test_latex_takes_a_cell_in_brackets_for_text(capsys: pytest.CaptureFixture[s
         (("run", "smoke", "--scale", "smal"), "no scale named 'smal' (did you mean 'small'?)"),
         (("run", "smoke", "--dataset", "digit"), "no data set named 'digit' (did you mean 'digits'?)"),
         (("run", "smoke", "--dataset", "fashion-mnist", "--data", "nowhere"), "data folder nowhere of 'fashion_mnist' does not exist"),
-        (("run", "smoke", "--evaluation", "standart"), "no evaluation named 'standart' (did you mean 'standard'?); available: quick, standard"),
+        (("run", "smoke", "--evaluation", "standart"), "no evaluation named 'standart' (did you mean 'standard'?); available: quick, standard, full"),
         (("run", "smoke", "--seeds", "0"), "seeds must be at least 1, got 0"),
         (("run", "smoke", "--gpus-per-trial", "-1"), "--gpus-per-trial must be at least 0, got -1"),
         (("run", "smoke", "--cpus-per-trial", "0"), "--cpus-per-trial must be above 0, got 0"),

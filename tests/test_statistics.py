@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import nct
 
 from sweeper.statistics import (
     area_under_curve,
+    detectable,
     image_scores,
+    mcnemar,
     over_images,
     over_seeds,
     wilson,
@@ -134,3 +137,39 @@ def test_interval_over_three_seeds_uses_two_degrees_of_freedom() -> None:
 def test_one_seed_has_no_interval() -> None:
     estimate = over_seeds([0.6])
     assert (estimate.mean, estimate.n, estimate.std, estimate.low, estimate.high) == (0.6, 1, None, None, None)
+
+
+def test_detectable_difference_of_settings_has_the_power_that_scipys_noncentral_t_says() -> None:
+    for seeds, critical in ((2, 12.706204736), (3, 4.302652730), (10, 2.262157163)):
+        found = detectable(240, seeds, seed_std=0.05).settings
+        assert found is not None
+        noncentrality = found / (0.05 * math.sqrt(2) / math.sqrt(seeds))
+        assert float(nct.sf(critical, seeds - 1, noncentrality)) == pytest.approx(0.8, abs=1e-4)  # type: ignore[attr-defined]
+
+
+def test_detectable_difference_of_checkpoints_solves_connors_equation() -> None:
+    found = detectable(240, 3).checkpoints
+    assert found is not None
+    z_level, z_power = 1.959963984540054, 0.8416212335729143
+    assert math.sqrt(240) * found == pytest.approx(z_level * math.sqrt(0.5) + z_power * math.sqrt(0.5 - found**2))
+
+
+def test_mcnemar_finds_the_detectable_difference_in_eight_of_ten_cases() -> None:
+    difference = detectable(500, 3).checkpoints
+    assert difference is not None
+    draws = np.random.default_rng(0).random((400, 500))
+    only_first, only_second = draws < (0.5 + difference) / 2, draws > 1 - (0.5 - difference) / 2
+    found = np.mean([mcnemar(first, second)[2] < 0.05 for first, second in zip(only_first, only_second, strict=True)])
+    assert 0.74 < found < 0.84  # 0.8 less a little for the exact test, and 400 draws
+
+
+def test_one_seed_detects_nothing_between_settings_nor_few_images_between_checkpoints() -> None:
+    assert detectable(240, 1).settings is None
+    assert detectable(8, 3).checkpoints is None  # more than the half of the images that are discordant
+    assert detectable(240, 3, seed_std=0.24).settings == pytest.approx(2 * (detectable(240, 3).settings or 0))
+
+
+@pytest.mark.parametrize("wrong", [{"n_images": 0}, {"n_seeds": 0}, {"seed_std": 0}, {"power": 0.01}, {"level": 0}])
+def test_detectable_refuses_what_is_no_plan(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="detectable needs n_images >= 1, n_seeds >= 1, seed_std > 0"):
+        detectable(**{"n_images": 240, "n_seeds": 3, **wrong})  # type: ignore[arg-type]

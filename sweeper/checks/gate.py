@@ -1,0 +1,85 @@
+"""Which trials must not be ranked, and how many of the checks that say so were run."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.checks._curves import COLUMNS, Curves, curves_of
+from sweeper.checks._result import RUN, Key, Planned, Result
+from sweeper.checks.catalogue import CHECKS
+from sweeper.checks.integrity import same_images, stays_in_the_ball
+from sweeper.checks.strength import adaptive_is_strongest, breaks_undefended, falls_with_epsilon, iterative_beats_one_step, reaches_the_surface
+from sweeper.results import Results
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TRIAL_COLUMNS = ("trial_id", "model", "retrain", "quantize", "train_input", "seed", "device", "versions", "train_seconds", "score_seconds")
+_FROM_CURVES: tuple[Callable[[Planned, Curves], list[Result]], ...] = (
+    stays_in_the_ball, breaks_undefended, falls_with_epsilon, iterative_beats_one_step, reaches_the_surface, adaptive_is_strongest,
+)  # fmt: skip
+
+
+def planned_of(rows: Sequence[Mapping[str, Any]], trials: Mapping[str, Mapping[str, Any]]) -> Planned:
+    """Return those of some rows of `sweeps` whose trials are completed; one per trial and evaluation, in their order.
+
+    Args:
+        trials: trial_id -> its row of `trials`, at least `TRIAL_COLUMNS`.
+    """
+    first = {(row["trial_id"], row["evaluation_id"]): row for row in reversed(rows) if row["trial_id"] in trials}
+    ordered = [row for row in rows if first.get((row["trial_id"], row["evaluation_id"])) is row]
+    return Planned(ordered, trials)
+
+
+def read_scores(results: Results, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> "pa.Table":
+    """Return the columns of `scores` that the checks read (or those named), of the evaluations of some rows of `sweeps`."""
+    return results.read("scores", columns or COLUMNS, {"evaluation_id": sorted({row["evaluation_id"] for row in rows})})
+
+
+def validity(results: Results, planned: Planned, scores: "pa.Table") -> list[Result]:
+    """Return what the validity checks say about every completed trial: those that the tables answer, and the stored rows of table `checks`.
+
+    Args:
+        scores: What `read_scores` returns.
+    """
+    curves = curves_of(scores, planned)
+    sizes = {row["sample_set"]: row["n"] for row in results.read("sample_sets", ["sample_set", "n"]).to_pylist()}
+    found = [one for check in _FROM_CURVES for one in check(planned, curves)] + same_images(planned, curves, sizes)
+    return with_stored(results, planned, found)
+
+
+def with_stored(results: Results, planned: Planned, found: Sequence[Result]) -> list[Result]:
+    """Put the rows of table `checks` in the place of results that were not run; those that were not asked for join them."""
+    stored = {(one.key, one.check): one for row in results.read("checks", Result._fields).to_pylist() if (one := Result(**row)).key in planned.index}
+    merged = [stored.pop((one.key, one.check), one) if stored and one.outcome == "not_run" else one for one in found]
+    known = {(one.key, one.check) for one in merged} if stored else set()
+    return merged + [one for place, one in stored.items() if place not in known]
+
+
+def failures(found: Sequence[Result]) -> dict[Key, list[Result]]:
+    """Return the failed validity checks of each trial that has any."""
+    failed: dict[Key, list[Result]] = defaultdict(list)
+    for one in found:
+        if one.kind == "validity" and one.outcome == "fail":
+            failed[one.key].append(one)
+    return dict(failed)
+
+
+def how_many(found: Sequence[Result]) -> str:
+    """Return "n of m validity checks run" with what came of them; m leaves out those that apply to no trial."""
+    trials = len({one.key for one in found})
+    ran: dict[str, int] = defaultdict(int)
+    spared: dict[str, int] = defaultdict(int)  # trials that it does not apply to
+    failed: dict[str, int] = defaultdict(int)
+    for one in found:
+        if one.kind == "validity":
+            ran[one.check] += one.outcome in RUN
+            spared[one.check] += one.outcome == "not_applicable"
+            failed[one.check] += one.outcome == "fail"
+    applies = {name: trials - spared[name] for name, check in CHECKS.items() if check.kind == "validity" and (not trials or trials > spared[name])}
+    names = [name for name in applies if ran[name]]
+    counted = f"{len(names)} of {len(applies)} validity checks run" + (f" ({', '.join(names)})" if names else "")
+    partly = [f"{name} on {ran[name]} of {applies[name]} trials" for name in names if ran[name] < applies[name]]
+    counted += f", {', '.join(partly)}" if partly else ""
+    broken = [f"{name} on {failed[name]} of {applies[name]} trials" for name in applies if failed[name]]
+    return f"{counted}; " + (f"failed: {', '.join(broken)}." if broken else "none failed.")
