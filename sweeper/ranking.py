@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.checks._result import Result
-from sweeper.checks.catalogue import CHECKS
-from sweeper.checks.gate import TRIAL_COLUMNS, failures, how_many, planned_of, read_scores, validity
+from sweeper.checks.gate import TRIAL_COLUMNS, failed_row, failures, how_many, planned_of, read_scores, unranked_notes, validity
 from sweeper.lookup import canonical, nearest
 from sweeper.paired import Paired, paired_over_seeds
 from sweeper.results import Results
@@ -134,7 +132,7 @@ def rank(
         row |= {name: _mean([value.get(name) for value in values]) for name in names}
         row |= _interval(values, by)
         row["perplexity"], row["usage"] = _over_depths([perplexity.get(key, []) for key in done])
-        row["failed_checks"] = [_failed(member, one) for member in members for one in failed.get(key_of_row(member), [])]
+        row["failed_checks"] = [failed_row(member, one) for member in members for one in failed.get(key_of_row(member), [])]
         row["status"] = "unranked" if row["failed_checks"] else _status([state[key_of_row(member)] for member in members])
         row["trouble"] = [f"{state[key_of_row(m)]['status']}: {state[key_of_row(m)].get('message') or m['trial_id'][:8]}"
                           for m in members if state[key_of_row(m)]["status"] != "completed"]  # fmt: skip
@@ -145,30 +143,8 @@ def rank(
     for place, row in enumerate(rows, 1):
         row["rank"] = place if row.get(by) is not None and not row["failed_checks"] else None
     title = f"{first['sweep']} on {first['dataset']} ({first['scale']}, {first['evaluation']}), by {by}"
-    gate = ["Nothing was checked (--unchecked)."] if unchecked else [*_unranked(rows), f"{how_many(checked)} `check` shows each."]
+    gate = ["Nothing was checked (--unchecked)."] if unchecked else [*unranked_notes(rows), f"{how_many(checked)} `check` shows each."]
     return Ranking(rows, title, _notes(rows, by, float(first["score_epsilon"]), _from_the_best(rows, per_seed)) + gate)
-
-
-def _failed(member: dict[str, Any], failure: Result) -> dict[str, Any]:
-    names = ("check", "value", "threshold", "message")
-    return {"trial_id": member["trial_id"], "seed": member["seed"]} | {name: getattr(failure, name) for name in names}
-
-
-def _unranked(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return one sentence per check that fails, with the variants it concerns and why, at the first seed of each."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        for one in row["failed_checks"]:
-            found[one["check"]].setdefault(row["label"], one["message"])
-    notes = []
-    for check, messages in found.items():
-        first, *others = dict.fromkeys(messages.values())
-        named = [f"{label}: {text}" for label, text in messages.items()] if others else list(messages)
-        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-        listed = "; ".join(named[:5]) + more if others else f"{first}. These: {', '.join(named[:5])}{more}"
-        title = f" ({CHECKS[check].title})" if check in CHECKS else ""
-        notes.append(f"Unranked by {check}{title}, {len(messages)} of {len(rows)} rows: {listed}")
-    return notes
 
 
 def trial_figures(

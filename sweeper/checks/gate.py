@@ -83,3 +83,26 @@ def how_many(found: Sequence[Result]) -> str:
     counted += f", {', '.join(partly)}" if partly else ""
     broken = [f"{name} on {failed[name]} of {applies[name]} trials" for name in applies if failed[name]]
     return f"{counted}; " + (f"failed: {', '.join(broken)}." if broken else "none failed.")
+
+
+def failed_row(member: Mapping[str, Any], failure: Result) -> dict[str, Any]:
+    """Return a failed check as a ranking's row holds it: of which trial, with its figures and its sentence."""
+    names = ("check", "value", "threshold", "message")
+    return {"trial_id": member["trial_id"], "seed": member["seed"]} | {name: getattr(failure, name) for name in names}
+
+
+def unranked_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one sentence per check that fails, with the variants it concerns and why, at the first seed of each."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        for one in row["failed_checks"]:
+            found[one["check"]].setdefault(row["label"], one["message"])
+    notes = []
+    for check, messages in found.items():
+        first, *others = dict.fromkeys(messages.values())
+        named = [f"{label}: {text}" for label, text in messages.items()] if others else list(messages)
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        listed = "; ".join(named[:5]) + more if others else f"{first}. These: {', '.join(named[:5])}{more}"
+        title = f" ({CHECKS[check].title})" if check in CHECKS else ""
+        notes.append(f"Unranked by {check}{title}, {len(messages)} of {len(rows)} rows: {listed}")
+    return notes
