@@ -3,10 +3,13 @@
 PGD as in Madry et al., 2018 (arXiv:1706.06083), on the whole defense, with the best iterate and an early exit. An image
 broken at a small epsilon is broken at every larger one, since the same adversarial image is allowed there; so the curve
 is monotone, and large epsilons cost only what the survivors cost.
+
+A random defense is attacked through its expectation (EOT, Athalye et al., 2018, arXiv:1802.00420, section 4.2) and judged by the
+majority of several evaluations: `num_eot_samples`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -30,6 +33,7 @@ from attacks._modes import ready_for_attack
 
 NORM = "linf"
 VERSION = 1
+NUM_VOTES = 10  # evaluations of an image by a random defense
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
@@ -62,6 +66,9 @@ class Config:
         batch_size: Images per forward pass, in the attack and in the scoring that confirms it.
         loss: What is climbed: `ce`, cross-entropy; `margin`, the best wrong logit less the true one, which saturated logits leave
             a gradient; `dlr`, see ``dlr``.
+        num_eot_samples: Passes that logits, loss and gradient of an iterate are averaged over, at least 1. With more than 1 the
+            defense is taken for a random one: an iterate leaves where its averaged logits are misclassified, and it counts as
+            broken where most of ``NUM_VOTES`` evaluations are wrong; of ten, five wrong ones leave it correct.
     """
 
     num_steps: int = 20
@@ -69,9 +76,10 @@ class Config:
     num_restarts: int = 1
     batch_size: int = 128
     loss: str = "ce"
+    num_eot_samples: int = field(default=1, metadata={"left_out_at_default": True})  # of keys, which are older than it
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_restarts", "batch_size"):
+        for name in ("num_steps", "num_restarts", "batch_size", "num_eot_samples"):
             check_count(name, getattr(self, name))
         if not 0 < self.relative_step_size <= self.num_steps:
             raise ValueError(f"relative_step_size must be in (0, num_steps], got {self.relative_step_size} at {self.num_steps} steps")
@@ -94,6 +102,8 @@ class Ascent:
         refuted: Images that left the attack at each epsilon, but that the scoring pass classified correctly.
         forwards: Image passes forward, the scoring ones included.
         backwards: Image passes backward.
+        mean_accuracy: Share of correct ones among ``NUM_VOTES`` evaluations of each image's adversarial one, averaged over all N
+            images, after each epsilon; it stands beside the vote that broken_at follows. None where each is evaluated once.
     """
 
     broken_at: Tensor
@@ -104,6 +114,7 @@ class Ascent:
     refuted: list[int]
     forwards: int
     backwards: int
+    mean_accuracy: list[float] | None = None
 
 
 def ascend(
@@ -118,7 +129,7 @@ def ascend(
     """Return at which epsilon each image breaks; an image counts only if ``scoring_forward`` confirms it.
 
     Args:
-        model: The whole defense, images to logits, deterministic in eval mode.
+        model: The whole defense, images to logits; deterministic in eval mode, unless `config.num_eot_samples` is above 1.
         images: Float (N, C, H, W) in [0, 1].
         labels: True labels, int64 (N,).
         epsilons: Strictly ascending, in [0, 1]. At 0 nothing is attacked.
@@ -173,6 +184,9 @@ class _Run:
         self.zero_gradient: list[int] = []
         self.refuted: list[int] = []
         self.forwards = self.backwards = 0
+        self.is_random = config.num_eot_samples > 1
+        self.correct_share = torch.ones_like(self.broken_at)  # of the evaluations of `adversarial`
+        self.mean_accuracy: list[float] = []
 
     def result(self) -> Ascent:
         return Ascent(
@@ -184,11 +198,13 @@ class _Run:
             self.refuted,
             self.forwards,
             self.backwards,
+            self.mean_accuracy if self.is_random else None,
         )
 
     def set_aside_misclassified(self) -> None:
         if len(self.images):
-            self.broken_at[self._is_misclassified(self.images, self.labels)] = 0.0
+            self.correct_share = self._share_correct(self.images, self.labels)
+            self.broken_at[self.correct_share < 0.5] = 0.0
 
     def attack_at(self, epsilon: float) -> None:
         """Attack every image that is not broken yet, restart by restart, and record what broke."""
@@ -217,7 +233,9 @@ class _Run:
             candidates = left.nonzero().squeeze(1)
             confirmed = torch.zeros_like(left)
             if len(candidates):
-                confirmed[candidates] = self._is_misclassified(found[candidates], self.labels[tried[candidates]])
+                share = self._share_correct(found[candidates], self.labels[tried[candidates]])
+                self.correct_share[tried[candidates]] = share
+                confirmed[candidates] = share < 0.5
             num_refuted += len(candidates) - int(confirmed.sum())
             kept = confirmed | (loss > best_loss[tried])
             self.adversarial[tried[kept]] = found[kept]
@@ -226,11 +244,16 @@ class _Run:
         self.achieved_epsilon.append(achieved)
         self.zero_gradient.append(num_zero)
         self.refuted.append(num_refuted)
+        if self.is_random:
+            held = self._surviving()
+            if len(held) and achieved is not None:  # their images are new since they were last evaluated
+                self.correct_share[held] = self._share_correct(self.adversarial[held], self.labels[held])
+            self.mean_accuracy.append(self.correct_share.mean().item())
 
     def _climb(self, chosen: Tensor, epsilon: float, restart: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return for M chosen images: the breaking or highest-loss iterate, its loss, whether it left, has a gradient.
 
-        Each image leaves the batch at its first misclassified iterate. One forward pass serves check and gradient.
+        Each image leaves the batch at its first misclassified iterate. The same forward passes serve check and gradient.
         """
         images, labels = self.images[chosen], self.labels[chosen]
         noise = uniform_noise(
@@ -244,16 +267,16 @@ class _Run:
         iterate = project(images + noise.to(images), lower, upper)
         step_size = self.config.relative_step_size * epsilon / self.config.num_steps
 
-        objective = LOSSES[self.config.loss]
+        objective, num_samples = LOSSES[self.config.loss], self.config.num_eot_samples
         found = iterate.clone()
         highest = torch.full((len(chosen),), -torch.inf, device=images.device)
         left = torch.zeros(len(chosen), dtype=torch.bool, device=images.device)
         has_gradient = torch.zeros_like(left)
         rows = torch.arange(len(chosen), device=images.device)  # of found, still in the batch
         for step in range(self.config.num_steps):
-            logits, loss, gradient = input_gradient(self.model, iterate, labels, objective)
-            self.forwards += len(rows)
-            self.backwards += len(rows)
+            logits, loss, gradient = input_gradient(self.model, iterate, labels, objective, num_samples)
+            self.forwards += len(rows) * num_samples
+            self.backwards += len(rows) * num_samples
             if step == 0:
                 has_gradient = (gradient != 0).flatten(1).any(1)
             stays = self._record(rows, iterate, logits, loss, labels, (found, highest, left))
@@ -265,9 +288,10 @@ class _Run:
             iterate = project(signed_step(iterate, gradient, step_size), lower, upper)
 
         with torch.no_grad():  # the last step has not been looked at yet
-            logits = self.model(iterate)
-        self.forwards += len(rows)
-        self._record(rows, iterate, logits, objective(logits, labels), labels, (found, highest, left))
+            passes = [self.model(iterate) for _ in range(num_samples)]
+            loss = torch.stack([objective(logits, labels) for logits in passes]).mean(0)
+        self.forwards += len(rows) * num_samples
+        self._record(rows, iterate, torch.stack(passes).mean(0), loss, labels, (found, highest, left))
         return found, highest, left, has_gradient
 
     @staticmethod
@@ -284,6 +308,9 @@ class _Run:
     def _surviving(self) -> Tensor:
         return torch.isinf(self.broken_at).nonzero().squeeze(1)
 
-    def _is_misclassified(self, images: Tensor, labels: Tensor) -> Tensor:
-        self.forwards += len(images)
-        return scoring_forward(self.model, images, batch_size=self.config.batch_size).argmax(1) != labels
+    def _share_correct(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the share of evaluations in which each image is classified correctly, float32 (M,); 0 or 1 unless the defense is random."""
+        votes = NUM_VOTES if self.is_random else 1
+        self.forwards += len(images) * votes
+        said = [scoring_forward(self.model, images, batch_size=self.config.batch_size).argmax(1) for _ in range(votes)]
+        return (torch.stack(said) == labels).float().mean(0)

@@ -81,15 +81,29 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - true
 
 
-def input_gradient(model: nn.Module, images: Tensor, labels: Tensor, objective: Objective = cross_entropy) -> Gradient:
+def input_gradient(model: nn.Module, images: Tensor, labels: Tensor, objective: Objective = cross_entropy, num_samples: int = 1) -> Gradient:
     """Return logits, the objective of each image and its gradient with respect to that image.
 
     The sum over images is differentiated, not the mean: no factor 1/N, so an image's gradient does not depend on its
     batch, and small gradients do not underflow in large batches.
 
+    Args:
+        num_samples: Passes that all three are averaged over, at least 1: the gradient of the expectation over the randomness of a
+            defense (EOT, Athalye et al., 2018, arXiv:1802.00420, section 4.2). Each pass draws anew, and its graph is freed before
+            the next.
+
     Raises:
         ValueError: If no gradient path leads from the logits to the input (a quantizer without an estimator, `detach`).
     """
+    check_count("num_samples", num_samples)
+    total = _one_gradient(model, images, labels, objective)
+    for _ in range(num_samples - 1):
+        each = _one_gradient(model, images, labels, objective)
+        total = Gradient(total.logits + each.logits, total.objective + each.objective, total.gradient + each.gradient)
+    return Gradient(*(summed / num_samples for summed in total))  # for 1, bit for bit what the pass gave
+
+
+def _one_gradient(model: nn.Module, images: Tensor, labels: Tensor, objective: Objective) -> Gradient:
     images = images.detach().requires_grad_()
     logits = model(images)
     values = objective(logits, labels)

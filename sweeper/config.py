@@ -21,7 +21,7 @@ from sweeper.lookup import adopt, canonical, find, nearest, version
 from sweeper.options import ADAPTIVE, attack_module, check_epsilons, explain, resolve_options
 
 THREATS = ("clean", "graybox", "transfer", *ADAPTIVE)
-EVALUATION_SETTINGS = ("victim", "mix", "attack_preset")  # flat settings that say how a trial is scored, not what it is
+EVALUATION_SETTINGS = ("victim", "mix", "attack_preset", "num_eot_samples")  # flat settings that say how a trial is scored, not what it is
 PARTS = ("training", "retraining", "target", "numerics", "model_options")  # of a trial, whose settings are paths: `retraining/num_epochs`
 TRAINING_VERSION = 1  # of training.py and networks.py: raise it when the same recipe gives other weights
 KEY_LENGTH = 32  # hexadecimal digits, 128 bits

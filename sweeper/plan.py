@@ -154,7 +154,7 @@ def from_space(
         label = _label(variant, variants[0]) if index else "reference"
         for seed in range(seeds):
             settings_of = {"seed": seed, **base, **variant}
-            ways = {setting: str(settings_of.pop(setting)) for setting in EVALUATION_SETTINGS if setting in settings_of}
+            ways = {setting: _hashable(settings_of.pop(setting)) for setting in EVALUATION_SETTINGS if setting in settings_of}
             try:
                 config = resolve(defaults, settings_of, ignore=frozenset(base))
                 if config.retrain == "none":  # there is no other victim
@@ -242,6 +242,11 @@ def _changed(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[s
 def _label(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
     changed = _changed(variant, reference)
     return ", ".join(f"{name}={_word(value)}" for name, value in changed.items()) or canonical_json(dict(variant))
+
+
+def _hashable(value: object) -> int | str:
+    """Return a whole number as it is and anything else as text, which names what is refused."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _word(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from attacks._linf import check_count
 from sweeper.config import Cell, Classifier, EvaluationConfig, Training
 from sweeper.lookup import adopt, nearest
 from sweeper.options import ADAPTIVE, attack_options, check_epsilons, check_scorable, explain
@@ -179,6 +180,7 @@ def evaluation(
     victim: str = "original",
     mix: str | None = None,
     attack_preset: str = "ours",
+    num_eot_samples: int = 1,
 ) -> EvaluationConfig:
     """Return the evaluation of that name with a search space's extra attacks.
 
@@ -189,6 +191,8 @@ def evaluation(
             `full` in the full evaluation.
         attack_preset: `ours`, or `cleverhans`: the steps and the labels of CleverHans 2.1.0, the version that the VQUNet paper cites; its CW with
             100 steps of 0.05 in place of 1,000 of 0.005 at `small`.
+        num_eot_samples: For random defenses: passes that every adaptive `pgd` averages over, unless its own options say how many; more than 1 also
+            means that an image is judged by the majority of ten evaluations. See `attacks/_ascending.py`.
         extra: Further attacks, `{"attack": "torchattacks:MIFGSM", "options": {...}, "threats": ["graybox", "transfer"]}`;
             `epsilons` and `images` may be given too.
 
@@ -204,6 +208,7 @@ def evaluation(
     ):
         if value not in choices:
             raise ValueError(f"no {setting} named {value!r}{nearest(str(value), choices)}; available: {', '.join(choices)}")
+    check_count("num_eot_samples", num_eot_samples)
     static, adaptive, score_epsilon = epsilon_grids(dataset, scale)
     static = static if epsilons is None else check_epsilons(epsilons)
     cells = [Cell(threat="clean", attack="none")]
@@ -222,8 +227,10 @@ def evaluation(
             cells += [_cell(threat, attack, adaptive, None, options) for threat, attack, options in _FULL]
         else:
             cells.append(_cell("adaptive", "pgd", adaptive, adaptive_images))
+    cells = [_in_expectation(cell, num_eot_samples) for cell in cells]
     for entry in extra:
-        cells += [cell for cell in _extra(entry, static, adaptive, adaptive_images) if cell not in cells]
+        further = [_in_expectation(cell, num_eot_samples) for cell in _extra(entry, static, adaptive, adaptive_images)]
+        cells += [cell for cell in further if cell not in cells]
     sources = transfer_sources(scale) if any(cell.threat == "transfer" for cell in cells) else ()
     labels = "predicted" if attack_preset == "cleverhans" else "true"
     cells = [
@@ -243,6 +250,14 @@ def _cell(threat: str, attack: str, epsilons: tuple[float, ...], images: int | N
         return Cell(threat=threat, attack=attack, options=complete, epsilons=epsilons, images=images)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
         raise ValueError(explain(error, list(Cell.model_fields), "attack setting")) from None
+
+
+def _in_expectation(cell: Cell, num_eot_samples: int) -> Cell:
+    """Return a cell of the native adaptive attacker with that many passes, unless its options say how many; any other as it is."""
+    if cell.threat not in ADAPTIVE or cell.attack != "pgd":
+        return cell
+    options = attack_options(cell.attack, cell.threat, {"num_eot_samples": num_eot_samples} | cell.options)
+    return cell.model_copy(update={"options": options})
 
 
 def _extra(entry: Mapping[str, Any], static: tuple[float, ...], adaptive: tuple[float, ...], adaptive_images: int | None) -> list[Cell]:

@@ -27,6 +27,7 @@ from models._soft_assignment import has_codebook, soft_assignment
 from sweeper.config import Cell
 from sweeper.materials import AdversarialSet, SampleSet
 from sweeper.options import attack_module
+from sweeper.training import numbers_from
 
 SOFT_FACTORS = (1.0, 0.1, 0.01)  # temperatures of `adaptive_soft`, see `_temperatures`
 
@@ -59,6 +60,11 @@ class Outcomes:
     broken_at: Tensor | None = None
     carried_over: list[int] | None = None
     latents: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fix_draws(key: str) -> None:
+    """Seed torch's global generators from a key: what a random defense draws from now on depends on that key and not on what ran before."""
+    torch.manual_seed(numbers_from(key))
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

@@ -13,9 +13,9 @@ from attacks._ascending import Config as AscentConfig
 from attacks._ascending import ascend
 from attacks._linf import NoGradient
 from sweeper.config import Cell, EvaluationConfig, TrialConfig
-from sweeper.keys import attack_label
+from sweeper.keys import attack_label, outcome_key
 from sweeper.materials import Materials, SampleSet, Trained
-from sweeper.scoring import Defense
+from sweeper.scoring import Defense, fix_draws
 
 IMAGES = 8
 
@@ -40,12 +40,13 @@ def strip_rows(
         place = {name: position for position, name in enumerate(samples.sample_ids)}
         positions = torch.tensor([place[name] for name in ids])
         index = max((i for i, epsilon in enumerate(cell.epsilons) if epsilon <= evaluation.score_epsilon + 1e-9), default=0)
-        if cell.threat == "adaptive":
-            adversarial = _adaptive(defense, samples, positions, cell, index)
-        else:
+        crafted = None
+        if cell.threat == "graybox":
             own = retrained if cell.victim == "retrained" else None
             crafted = materials.adversarial(config, evaluation, cell, own, only=positions).images(index)
-            adversarial = crafted if own is not None else crafted[positions]
+            crafted = crafted if own is not None else crafted[positions]
+        fix_draws(outcome_key(config, evaluation, cell))  # after the set, whose making may draw, too
+        adversarial = _adaptive(defense, samples, positions, cell, index) if crafted is None else crafted
         names = {"threat": cell.threat, "attack": attack_label(cell, evaluation), "epsilon": cell.epsilons[index]}
         rows += [names | row for row in _rows(defense, samples.images[positions], adversarial, samples.labels[positions], ids)]
     return rows

@@ -22,7 +22,7 @@ from sweeper.networks import purifier_of, retrained_of
 from sweeper.options import ADAPTIVE
 from sweeper.provenance import provenance
 from sweeper.schemas import TABLES
-from sweeper.scoring import Defense, Outcomes, score_adaptive, score_static
+from sweeper.scoring import Defense, Outcomes, fix_draws, score_adaptive, score_static
 from sweeper.statistics import wilson
 from sweeper.strips import strip_rows
 
@@ -126,9 +126,11 @@ def _outcomes(
 ) -> Outcomes:
     samples = materials.samples(config, evaluation, cell.images)
     classifiers = {"original": target.module} | ({"retrained": retrained.module} if retrained else {})
+    key = outcome_key(config, evaluation, cell)
 
     def make() -> Bundle:
         if cell.threat in ADAPTIVE:
+            fix_draws(key)
             name, classifier = ("retrained", retrained) if retrained else ("original", target)
             defense = Defense(purifier.module, classifier.module)
             content = content_hash_of(purifier, classifier)
@@ -136,9 +138,10 @@ def _outcomes(
         victim = retrained if cell.victim == "retrained" else None
         shared = None if cell.threat == "clean" else materials.adversarial(config, evaluation, cell, victim)
         unfiltered = target.module if cell.threat == "clean" else None
+        fix_draws(key)  # after the set, whose making may draw, too
         return _packed(score_static(purifier.module, classifiers, samples, shared, batch_size=evaluation.batch_size, unfiltered=unfiltered))
 
-    return _unpacked(materials.artifacts.get_or_create("outcomes", outcome_key(config, evaluation, cell), make))
+    return _unpacked(materials.artifacts.get_or_create("outcomes", key, make))
 
 
 def _packed(outcomes: Outcomes) -> Bundle:
