@@ -7,7 +7,7 @@ image where it fails is welcome here, where a survivor is a survivor; it is not 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -126,11 +126,17 @@ def _misclassified_with_gradients(model: nn.Module, images: Tensor, labels: Tens
 
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
-    """Count the images that pass forward and backward through a model while the block runs."""
+    """Count the images that pass forward and backward through a model, by either of its doors, while the block runs."""
     passes = {"forwards": 0, "backwards": 0}
+    inside = False  # the forward pass, which may be made of `logits_and_codes`
+
+    def enter(*_: Any) -> None:
+        nonlocal inside
+        inside = True
 
     def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        count = len(output)
+        nonlocal inside
+        inside, count = False, len(output)
         passes["forwards"] += count
         if output.requires_grad:
             output.register_hook(lambda gradient: backward(count))
@@ -138,8 +144,21 @@ def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
     def backward(count: int) -> None:
         passes["backwards"] += count
 
-    handle = model.register_forward_hook(forward)
+    def with_codes(images: Tensor) -> Any:
+        if not inside:
+            passes["forwards"] += len(images)
+            if images.requires_grad:  # not the logits, which a loss of codes alone does not read
+                images.register_hook(lambda gradient: backward(len(images)))
+        return method(model, images)
+
+    method: Any = getattr(type(model), "logits_and_codes", None)  # which `code_flip` calls; it has no hooks
+    handles = model.register_forward_pre_hook(enter), model.register_forward_hook(forward)
     try:
+        if method is not None:
+            vars(model)["logits_and_codes"] = with_codes
         yield passes
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+        if method is not None:
+            del vars(model)["logits_and_codes"]

@@ -16,12 +16,14 @@ class Latent(NamedTuple):
         quantized: What takes its place, q_d, same shape; equal to encoded where nothing is quantized.
         indices: Nearest codes, int64 (N, H, W) in [0, codebook_size), or None where nothing is quantized.
         codebook_size: Number of codes, or None.
+        codebook: The codes (K, D) that encodings are compared with, in Euclidean distance; None where none are learned.
     """
 
     encoded: Tensor
     quantized: Tensor
     indices: Tensor | None
     codebook_size: int | None
+    codebook: Tensor | None = None
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:

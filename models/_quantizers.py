@@ -44,6 +44,9 @@ class Quantizer(nn.Module):
 
     codebook_size: int  # K
 
+    def codes(self) -> Tensor | None:
+        """Return the learned codes (K, D) that encodings are compared with, or None."""
+
     def losses(self, level: Quantized, commitment_gradient: str) -> dict[str, Tensor]:
         """Return what a level adds to the training loss, unweighted scalars: some of `commitment`, `codebook`, `entropy`."""
         del level, commitment_gradient

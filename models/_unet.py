@@ -88,8 +88,8 @@ class UNet(nn.Module):
 
     def _latent(self, depth: int, level: Quantized) -> Latent:
         quantizer = self.quantizer(depth)
-        size = None if quantizer is None else quantizer.codebook_size
-        return Latent(level.encoded, level.codes, level.indices, size)
+        size, codebook = (None, None) if quantizer is None else (quantizer.codebook_size, quantizer.codes())
+        return Latent(level.encoded, level.codes, level.indices, size, codebook)
 
 
 @contextmanager

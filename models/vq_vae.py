@@ -122,7 +122,7 @@ class VQVAE(nn.Module):
     def purify_with_latents(self, images: Tensor) -> tuple[Tensor, list[Latent]]:
         """Return what `forward` does, and its one latent, at no further cost."""
         level = self.encode(images)
-        return self.decode(level), [Latent(level.encoded, level.codes, level.indices, self.config.codebook_size)]
+        return self.decode(level), [Latent(level.encoded, level.codes, level.indices, self.config.codebook_size, self.quantizer.codes())]
 
     @torch.no_grad()
     def initialize(self, images: Tensor, generator: torch.Generator) -> None:

@@ -59,12 +59,13 @@ _SMALL_TRAINING: dict[str, dict[str, Any]] = {
     "denoising_autoencoder": {"learning_rate": 2e-2},
 }
 
-# Every adaptive attacker, on all test images: more steps and restarts, another loss, other gradients through the purifier, AutoAttack's four parts.
+# Every adaptive attacker, on all test images: more steps and restarts, other losses, other gradients through the purifier, AutoAttack's four parts.
 _FULL: list[tuple[str, str, dict[str, Any]]] = [
     ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 3}),
     ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 3, "loss": "dlr"}),
     ("adaptive_bpda", "pgd", {"num_steps": 50}),
     ("adaptive_soft", "pgd", {"num_steps": 50}),
+    ("adaptive", "code_flip", {"num_steps": 50}),
     ("adaptive", "apgd_ce", {}),
     ("adaptive", "apgd_t", {}),
     ("adaptive", "fab_t", {}),

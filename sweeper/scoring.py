@@ -43,6 +43,12 @@ class Defense(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.purifier(images))
 
+    def logits_and_codes(self, images: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return the same logits and, per depth with a learned codebook, encodings (N, D, H, W) with their gradient and the codes (K, D)."""
+        purified, latents = _with_latents(self.purifier, images)
+        codes = [(latent.encoded, latent.codebook) for latent in latents if latent.codebook is not None]
+        return self.classifier(purified), codes
+
 
 @dataclass(frozen=True)
 class Outcomes:

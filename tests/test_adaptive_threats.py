@@ -96,6 +96,7 @@ def test_the_full_evaluation_holds_every_attacker_on_every_image() -> None:
     adaptive = [(cell.threat, cell.attack, cell.options.get("loss")) for cell in full.cells if cell.threat.startswith("adaptive")]
     assert adaptive == [
         ("adaptive", "pgd", "ce"), ("adaptive", "pgd", "dlr"), ("adaptive_bpda", "pgd", "ce"), ("adaptive_soft", "pgd", "ce"),
+        ("adaptive", "code_flip", None),
         ("adaptive", "apgd_ce", None), ("adaptive", "apgd_t", None), ("adaptive", "fab_t", None), ("adaptive", "square", None),
     ]  # fmt: skip
     assert {cell.source for cell in full.cells if cell.threat == "transfer"} == {0, 1, 2}

@@ -47,7 +47,7 @@ def test_dashes_and_underscores_are_the_same_name() -> None:
     [
         ("models", "vqunett", r"no model named 'vqunett' \(did you mean 'vqunet'\?\); available: ape_gan, "),
         ("search_spaces", "ablation", r"no search space named 'ablation' \(did you mean 'ablations'\?\); available: "),
-        ("attacks", "_linf", r"no attack named '_linf'.*available: bim, cw, cw_l2, fgsm, pgd"),
+        ("attacks", "_linf", r"no attack named '_linf'.*available: bim, code_flip, cw, cw_l2, fgsm, pgd"),
         ("datasets", "zzz", r"no data set named 'zzz'; available: cifar10, digits, fashion_mnist"),
     ],
 )
