@@ -4,12 +4,27 @@ PGD as in Madry et al., 2018 (arXiv:1706.06083), on the whole defense, with the 
 broken at a small epsilon is broken at every larger one, since the same adversarial image is allowed there; so the curve
 is monotone, and large epsilons cost only what the survivors cost.
 
+The margin is climbed, not cross-entropy; a survivor's first start at an epsilon is the best iterate of the one before, which is
+inside the larger ball; and steps shrink linearly from twice their mean length to nothing. Measured on the digits, 64 images, small
+VQUNet (depth 3, K 64) with its retrained target: survivors at epsilon 0.0125, 0.025, 0.0375, 0.05, and gradients per image.
+
+| steps, starts | loss | from | step size | survivors | gradients |
+|---|---|---|---|---|---|
+| 20, 1 | cross-entropy | random | constant | 59 42 23 11 | 56 |
+| 20, 3 | cross-entropy | random | constant | 57 37 15 5 | 130 |
+| 20, 2 | cross-entropy | best before, random | shrinking | 58 37 15 6 | 80 |
+| 20, 1 | margin | best before | shrinking | 57 36 15 4 | 41 |
+| 20, 2 (defaults) | margin | best before, random | shrinking | 54 34 9 3 | 71 |
+| 40, 6 | margin | best before, random | shrinking | 51 30 7 0 | 359 |
+
+(The first two lines are of 96 images, scaled.) What is left to the last line is why checks C13 and C17 look at every ranking's top.
+
 A random defense is attacked through its expectation (EOT, Athalye et al., 2018, arXiv:1802.00420, section 4.2) and judged by the
 majority of several evaluations: `num_eot_samples`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -32,7 +47,7 @@ from attacks._linf import (
 from attacks._modes import ready_for_attack
 
 NORM = "linf"
-VERSION = 1
+VERSION = 2
 NUM_VOTES = 10  # evaluations of an image by a random defense
 
 
@@ -60,9 +75,10 @@ class Config:
 
     Attributes:
         num_steps: Gradient steps per epsilon and restart, at least 1.
-        relative_step_size: The step size is relative_step_size * epsilon / num_steps; from 2 on, the far side of the
+        relative_step_size: The mean step size is relative_step_size * epsilon / num_steps; from 2 on, the far side of the
             ball is within reach of any start.
-        num_restarts: Random starts per epsilon, at least 1.
+        num_restarts: Starts per epsilon, at least 1: the first at the best iterate of the epsilon before, where there is one,
+            all others random in the ball.
         batch_size: Images per forward pass, in the attack and in the scoring that confirms it.
         loss: What is climbed: `ce`, cross-entropy; `margin`, the best wrong logit less the true one, which saturated logits leave
             a gradient; `dlr`, see ``dlr``.
@@ -73,10 +89,10 @@ class Config:
 
     num_steps: int = 20
     relative_step_size: float = 2.5
-    num_restarts: int = 1
+    num_restarts: int = 2
     batch_size: int = 128
-    loss: str = "ce"
-    num_eot_samples: int = field(default=1, metadata={"left_out_at_default": True})  # of keys, which are older than it
+    loss: str = "margin"
+    num_eot_samples: int = 1
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_restarts", "batch_size", "num_eot_samples"):
@@ -256,16 +272,9 @@ class _Run:
         Each image leaves the batch at its first misclassified iterate. The same forward passes serve check and gradient.
         """
         images, labels = self.images[chosen], self.labels[chosen]
-        noise = uniform_noise(
-            self.keys[chosen.to(self.keys.device)],
-            images.shape[1:],
-            attack="ascending",
-            epsilon=epsilon,
-            restart=restart,
-        )
         lower, upper = ball(images, epsilon)
-        iterate = project(images + noise.to(images), lower, upper)
-        step_size = self.config.relative_step_size * epsilon / self.config.num_steps
+        iterate = self._start(chosen, epsilon, restart, lower, upper)
+        mean_step_size = self.config.relative_step_size * epsilon / self.config.num_steps
 
         objective, num_samples = LOSSES[self.config.loss], self.config.num_eot_samples
         found = iterate.clone()
@@ -285,6 +294,7 @@ class _Run:
                     return found, highest, left, has_gradient
                 rows, labels, iterate, gradient = rows[stays], labels[stays], iterate[stays], gradient[stays]
                 lower, upper = lower[stays], upper[stays]
+            step_size = 2 * (1 - step / self.config.num_steps) * mean_step_size
             iterate = project(signed_step(iterate, gradient, step_size), lower, upper)
 
         with torch.no_grad():  # the last step has not been looked at yet
@@ -293,6 +303,14 @@ class _Run:
         self.forwards += len(rows) * num_samples
         self._record(rows, iterate, torch.stack(passes).mean(0), loss, labels, (found, highest, left))
         return found, highest, left, has_gradient
+
+    def _start(self, chosen: Tensor, epsilon: float, restart: int, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return where M survivors start: first where they got to at the epsilon before, else at random in the ball."""
+        if restart == 0 and any(value is not None for value in self.achieved_epsilon):
+            return project(self.adversarial[chosen], lower, upper)
+        keys, shape = self.keys[chosen.to(self.keys.device)], self.images.shape[1:]
+        noise = uniform_noise(keys, shape, attack="ascending", epsilon=epsilon, restart=restart)
+        return project(self.images[chosen] + noise.to(self.images), lower, upper)
 
     @staticmethod
     def _record(rows: Tensor, iterate: Tensor, logits: Tensor, loss: Tensor, labels: Tensor, best: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -61,19 +61,14 @@ def resolve_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[st
 
 
 def _validated(config_class: type, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a plain dataclass, types converted and checked by pydantic, ranges by the dataclass itself.
-
-    A field whose metadata says `left_out_at_default` is an option that came later: at its default it is not there, so keys stay as they were.
-    """
+    """Return the options of a plain dataclass, types converted and checked by pydantic, ranges by the dataclass itself."""
     model = _options_model(config_class)
     try:
         values = model.model_validate(dict(options))
     except ValidationError as error:
         raise ValueError(explain(error, model.model_fields, f"{name} option")) from None
     complete = config_class(**{field: getattr(values, field) for field in model.model_fields})
-    later = [field for field in dataclasses.fields(config_class) if field.metadata.get("left_out_at_default")]
-    unused = {field.name for field in later if getattr(complete, field.name) == field.default}
-    return json.loads(json.dumps({name: value for name, value in dataclasses.asdict(complete).items() if name not in unused}, allow_nan=False))
+    return json.loads(json.dumps(dataclasses.asdict(complete), allow_nan=False))
 
 
 @cache  # making the class costs more than all the rest of a plan's work on a trial

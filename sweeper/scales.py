@@ -61,8 +61,8 @@ _SMALL_TRAINING: dict[str, dict[str, Any]] = {
 
 # Every adaptive attacker, on all test images: more steps and restarts, other losses, other gradients through the purifier, AutoAttack's four parts.
 _FULL: list[tuple[str, str, dict[str, Any]]] = [
-    ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 3}),
-    ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 3, "loss": "dlr"}),
+    ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 5}),
+    ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 5, "loss": "ce"}),
     ("adaptive_bpda", "pgd", {"num_steps": 50}),
     ("adaptive_soft", "pgd", {"num_steps": 50}),
     ("adaptive", "code_flip", {"num_steps": 50}),
@@ -210,6 +210,7 @@ def evaluation(
         if value not in choices:
             raise ValueError(f"no {setting} named {value!r}{nearest(str(value), choices)}; available: {', '.join(choices)}")
     check_count("num_eot_samples", num_eot_samples)
+    expectation = {"num_eot_samples": num_eot_samples}  # of the native adaptive attacker, under its own options
     static, adaptive, score_epsilon = epsilon_grids(dataset, scale)
     static = static if epsilons is None else check_epsilons(epsilons)
     cells = [Cell(threat="clean", attack="none")]
@@ -217,7 +218,8 @@ def evaluation(
     if name == "quick":
         middle = static[len(static) // 2 - 1 : len(static) // 2]
         cells.append(_cell("graybox", "pgd", middle, 64))
-        cells.append(_cell("adaptive", "pgd", tuple(e for e in adaptive if e <= score_epsilon), adaptive_images, {"num_steps": 10}))
+        scored = tuple(e for e in adaptive if e <= score_epsilon)
+        cells.append(_cell("adaptive", "pgd", scored, adaptive_images, expectation | {"num_steps": 10, "num_restarts": 1}))
     else:
         for threat in ("graybox", "transfer"):
             for attack, images, options in PRESETS[attack_preset]:
@@ -225,13 +227,11 @@ def evaluation(
                     options = _SHORT_SEARCH
                 cells.append(_cell(threat, attack, static, None if name == "full" else images, options))
         if name == "full":
-            cells += [_cell(threat, attack, adaptive, None, options) for threat, attack, options in _FULL]
+            cells += [_cell(threat, attack, adaptive, None, (expectation if attack == "pgd" else {}) | options) for threat, attack, options in _FULL]
         else:
-            cells.append(_cell("adaptive", "pgd", adaptive, adaptive_images))
-    cells = [_in_expectation(cell, num_eot_samples) for cell in cells]
+            cells.append(_cell("adaptive", "pgd", adaptive, adaptive_images, expectation))
     for entry in extra:
-        further = [_in_expectation(cell, num_eot_samples) for cell in _extra(entry, static, adaptive, adaptive_images)]
-        cells += [cell for cell in further if cell not in cells]
+        cells += [cell for cell in _extra(entry, static, adaptive, adaptive_images, expectation) if cell not in cells]
     sources = transfer_sources(scale) if any(cell.threat == "transfer" for cell in cells) else ()
     labels = "predicted" if attack_preset == "cleverhans" else "true"
     cells = [
@@ -253,15 +253,9 @@ def _cell(threat: str, attack: str, epsilons: tuple[float, ...], images: int | N
         raise ValueError(explain(error, list(Cell.model_fields), "attack setting")) from None
 
 
-def _in_expectation(cell: Cell, num_eot_samples: int) -> Cell:
-    """Return a cell of the native adaptive attacker with that many passes, unless its options say how many; any other as it is."""
-    if cell.threat not in ADAPTIVE or cell.attack != "pgd":
-        return cell
-    options = attack_options(cell.attack, cell.threat, {"num_eot_samples": num_eot_samples} | cell.options)
-    return cell.model_copy(update={"options": options})
-
-
-def _extra(entry: Mapping[str, Any], static: tuple[float, ...], adaptive: tuple[float, ...], adaptive_images: int | None) -> list[Cell]:
+def _extra(
+    entry: Mapping[str, Any], static: tuple[float, ...], adaptive: tuple[float, ...], adaptive_images: int | None, expectation: Mapping[str, Any]
+) -> list[Cell]:
     known = {"attack", "options", "threats", "epsilons", "images"}
     if unknown := set(entry) - known:
         raise ValueError(f"unknown attack setting {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
@@ -280,4 +274,6 @@ def _extra(entry: Mapping[str, Any], static: tuple[float, ...], adaptive: tuple[
     images = {threat: adaptive_images if threat in ADAPTIVE else entry.get("images") for threat in threats}
     for threat in set(threats) - set(ADAPTIVE):
         check_scorable(entry["attack"], threat)
-    return [_cell(threat, entry["attack"], grids[threat], images[threat], entry.get("options")) for threat in threats]
+    own = entry.get("options") or {}
+    options = {threat: {**expectation, **own} if threat in ADAPTIVE and entry["attack"] == "pgd" else own for threat in threats}
+    return [_cell(threat, entry["attack"], grids[threat], images[threat], options[threat]) for threat in threats]

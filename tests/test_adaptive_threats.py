@@ -95,7 +95,7 @@ def test_the_full_evaluation_holds_every_attacker_on_every_image() -> None:
     assert {cell.images for cell in full.cells} == {None}
     adaptive = [(cell.threat, cell.attack, cell.options.get("loss")) for cell in full.cells if cell.threat.startswith("adaptive")]
     assert adaptive == [
-        ("adaptive", "pgd", "ce"), ("adaptive", "pgd", "dlr"), ("adaptive_bpda", "pgd", "ce"), ("adaptive_soft", "pgd", "ce"),
+        ("adaptive", "pgd", "margin"), ("adaptive", "pgd", "ce"), ("adaptive_bpda", "pgd", "margin"), ("adaptive_soft", "pgd", "margin"),
         ("adaptive", "code_flip", None),
         ("adaptive", "apgd_ce", None), ("adaptive", "apgd_t", None), ("adaptive", "fab_t", None), ("adaptive", "square", None),
     ]  # fmt: skip

@@ -69,17 +69,38 @@ def test_nothing_is_attempted_once_all_are_broken() -> None:
 
 def test_passes_are_counted_by_hand() -> None:
     images, labels, keys = planted([0.2, 0.2, 0.2])
-    result = ascend(Linear(), images, labels, epsilons=[0.05, 0.1], keys=keys, config=Config(num_steps=4, batch_size=2))
+    result = ascend(Linear(), images, labels, epsilons=[0.05, 0.1], keys=keys, config=Config(num_steps=4, num_restarts=1, batch_size=2))
     # 3 clean, then 2 epsilons x 3 survivors x (4 steps + a look at the last iterate); nothing to confirm
     assert result.forwards == 3 + 2 * 3 * 5
     assert result.backwards == 2 * 3 * 4
+
+
+def test_a_survivor_goes_on_from_where_the_epsilon_before_left_it() -> None:
+    class Watched(Linear):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Tensor] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen.append(images.detach().clone())
+            return super().forward(images)
+
+    images, labels, keys = planted([0.2])
+    watched = Watched()
+    config = Config(num_steps=4, num_restarts=1)
+    ascend(watched, images, labels, epsilons=[0.05, 0.1], keys=keys, config=config)
+    first, second = watched.seen[1:6], watched.seen[6:11]  # 4 steps and the last look, after the clean pass
+    at_surface = ascend(Linear(), images, labels, epsilons=[0.05], keys=keys, config=config).adversarial
+    assert torch.equal(second[0], at_surface) and not torch.equal(first[0], images)
+    lengths = [(later - earlier).abs().max().item() for earlier, later in zip(second, second[1:], strict=False)]
+    assert lengths[0] == pytest.approx(0.05, abs=1e-6)  # cut at the ball: twice the mean step of 2.5 * 0.1 / 4 would go further
 
 
 def test_an_early_exit_saves_exactly_the_passes_of_those_who_left() -> None:
     # bias far below: broken at its random start already; the other one survives
     images, labels, keys = planted([0.0001, 0.2])
     keys = torch.tensor([_key_that_breaks_at_its_start(images[:1]), 1])
-    result = ascend(Linear(), images, labels, epsilons=[0.05], keys=keys, config=Config(num_steps=4))
+    result = ascend(Linear(), images, labels, epsilons=[0.05], keys=keys, config=Config(num_steps=4, num_restarts=1))
     assert result.broken_at.tolist() == pytest.approx([0.05, float("inf")])
     # clean 2; first step 2 forward and 2 backward; then 1 image: 3 steps and the last look; 1 confirmation
     assert result.forwards == 2 + 2 + 3 + 1 + 1
@@ -226,7 +247,7 @@ def test_an_attack_time_break_that_scoring_does_not_confirm_does_not_count() -> 
     images, labels, keys = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.int64), torch.arange(3)
     result = ascend(KeepsItsHead(), images, labels, epsilons=[0.1, 0.2], keys=keys)
     assert torch.isinf(result.broken_at).all()
-    assert result.refuted == [3, 3]
+    assert result.refuted == [6, 6]  # at both starts
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from attacks._ascending import Ascent, Config, ascend
 from attacks._linf import cross_entropy, input_gradient, margin
 from attacks._randomness import logit_spread
-from sweeper import strips, trial
+from sweeper import cells, strips
 from sweeper.artifacts import Artifacts
 from sweeper.config import EvaluationConfig
 from sweeper.datasets import Splits
 from sweeper.materials import Materials
-from sweeper.options import attack_options
 from sweeper.plan import Plan, from_space
 from sweeper.results import Results
 from sweeper.scales import evaluation
@@ -159,7 +158,7 @@ def test_an_image_that_leaves_by_its_mean_and_is_held_by_the_vote_is_refuted() -
             return torch.stack([score, -score], 1)
 
     images, labels, keys = grey(0.5, 0.5)
-    found = ascend(RarelyFarOff(), images, labels, epsilons=[0.1, 0.2], keys=keys, config=Config(num_eot_samples=5))
+    found = ascend(RarelyFarOff(), images, labels, epsilons=[0.1, 0.2], keys=keys, config=Config(num_restarts=1, num_eot_samples=5))
     assert found.broken_at.tolist() == [math.inf, math.inf]
     assert found.refuted == [2, 2]
     assert found.mean_accuracy == pytest.approx([0.8, 0.8])
@@ -167,7 +166,7 @@ def test_an_image_that_leaves_by_its_mean_and_is_held_by_the_vote_is_refuted() -
 
 def test_passes_in_expectation_are_counted_by_hand() -> None:
     images, labels, keys = grey(0.1, 0.1, 0.1)  # s is 0.8, so they break at 0.08
-    config = Config(num_steps=4, num_eot_samples=3)
+    config = Config(num_steps=4, num_restarts=1, num_eot_samples=3)
     found = ascend(NoisyLinear(sigma=0.0), images, labels, epsilons=[0.02, 0.05], keys=keys, config=config)
     assert torch.isinf(found.broken_at).all()
     # ten votes on the clean images; at each epsilon 3 passes for 4 steps and a look at the last iterate, then ten votes on the survivors
@@ -222,13 +221,6 @@ def test_a_spread_that_would_say_nothing_is_refused() -> None:
 def samples_of(chosen: EvaluationConfig) -> list[tuple[str, str, int | None]]:
     adaptive = [cell for cell in chosen.cells if cell.threat.startswith("adaptive")]
     return [(cell.threat, cell.attack, cell.options.get("num_eot_samples")) for cell in adaptive]
-
-
-def test_the_default_is_left_out_so_that_keys_of_before_stay() -> None:
-    assert "num_eot_samples" not in attack_options("pgd", "adaptive", {})
-    assert attack_options("pgd", "adaptive", {"num_eot_samples": 1}) == attack_options("pgd", "adaptive", {})
-    assert attack_options("pgd", "adaptive", {"num_eot_samples": 20})["num_eot_samples"] == 20
-    assert evaluation("full", "digits", "small", num_eot_samples=1) == evaluation("full", "digits", "small")
 
 
 def test_the_setting_reaches_every_native_adaptive_attacker_and_no_other() -> None:
@@ -329,7 +321,7 @@ def test_a_random_defense_comes_out_the_same_whatever_ran_before_and_in_any_orde
 def test_without_its_own_seed_a_random_defense_would_depend_on_what_ran_before(
     random_sweep: tuple[Plan, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (trial, strips):
+    for module in (cells, strips):
         monkeypatch.setattr(module, "fix_draws", lambda key: None)
     first, again = (scored_again(*random_sweep, tmp_path / name, reverse=name == "turned") for name in ("first", "turned"))
     assert first[0] != again[0]
