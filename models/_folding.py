@@ -24,5 +24,5 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
             if isinstance(normalization, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d):
                 is_transposed = isinstance(convolution, nn.ConvTranspose2d)
                 part[position] = fuse_conv_bn_eval(convolution, normalization, transpose=is_transposed)
-                part[position + 1] = nn.Identity()
+                part[position + 1] = nn.Identity().eval()
     return module

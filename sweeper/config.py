@@ -294,6 +294,11 @@ class EvaluationConfig(_Frozen):
     batch_size: int = Field(default=128, ge=1)
 
     @property
+    def is_checked(self) -> bool:
+        """Say whether trials are probed for the reviewer's checks: not where nothing is ranked."""
+        return self.name != "quick"
+
+    @property
     def strip_cells(self) -> list["Cell"]:
         """Return the cells whose images are kept for the eye: the first PGD on the target, and on the whole defense; none where nothing is ranked."""
         found: dict[str, Cell] = {}

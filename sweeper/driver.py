@@ -36,10 +36,11 @@ for _name, _value in (QUIET | FAST).items():
 import ray  # noqa: E402, the settings above are read at import
 from ray import tune  # noqa: E402
 
+from sweeper.escalation import Probe, Probes  # noqa: E402
 from sweeper.plan import PlannedTrial  # noqa: E402
 from sweeper.stages import Stage  # noqa: E402
 from sweeper.sweep import Executor, View  # noqa: E402
-from sweeper.worker import Finished, Job, perform_stage, perform_trial, record_failure  # noqa: E402
+from sweeper.worker import Finished, Job, perform_probe, perform_stage, perform_trial, record_failure  # noqa: E402
 
 LOST_RETRIES = 3  # how often a trial whose process or node died is started again within one run
 
@@ -61,11 +62,14 @@ def executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: 
         is_interrupted: Was Ctrl-C pressed? Asked between steps, because a KeyboardInterrupt that falls into Ray's own callbacks is lost there.
     """
 
-    def execute(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View) -> list[Finished]:
+    def execute(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View, probes: Probes) -> list[Finished]:
         with _connected(resources):
             _check_resources(resources)
             _run_stages(job, stages, resources, view, is_interrupted)
-            return _run_trials(job, trials, resources, view, is_interrupted)
+            finished = _run_trials(job, trials, resources, view, is_interrupted) if trials else []
+            while due := probes():
+                _run_probes(job, due, resources, view, is_interrupted)
+            return finished
 
     return execute
 
@@ -99,25 +103,61 @@ def _check_resources(resources: Resources) -> None:
 
 def _run_stages(job: Job, stages: Sequence[Stage], resources: Resources, view: View, is_interrupted: Callable[[], bool]) -> None:
     """Run shared stages as tasks, each after those it needs; a task whose worker dies is run again by Ray."""
-    if not stages:
-        return
-    remote = ray.remote(perform_stage).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOST_RETRIES)
-    waiting, running, done = list(stages), {}, set()
+    waiting, done = list(stages), set()
     todo = {stage.key for stage in stages}
-    slots = _slots(resources)
-    while waiting or running:
+
+    def ready() -> Stage | None:
+        found = next((stage for stage in waiting if all(key in done or key not in todo for key in stage.needs)), None)
+        if found is not None:
+            waiting.remove(found)
+            view.stage_started(found)
+        return found
+
+    def ended(stage: Stage, _: object) -> None:
+        done.add(stage.key)
+        view.stage_ended(stage)
+
+    # an error of a stage is an error of the sweep: nothing can be scored without it
+    _run_tasks(perform_stage, job, ready, ended, resources, is_interrupted)
+
+
+def _run_probes(job: Job, probes: Sequence[Probe], resources: Resources, view: View, is_interrupted: Callable[[], bool]) -> None:
+    waiting = list(probes)
+
+    def ready() -> Probe | None:
+        if waiting:
+            view.probe_started(waiting[0])
+        return waiting.pop(0) if waiting else None
+
+    _run_tasks(perform_probe, job, ready, view.probe_ended, resources, is_interrupted)
+
+
+def _run_tasks(
+    perform: Any,
+    job: Job,
+    ready: Callable[[], Any],
+    ended: Callable[[Any, Any], None],
+    resources: Resources,
+    is_interrupted: Callable[[], bool],
+) -> None:
+    """Run `perform(job, work)` as Ray tasks, as many at once as there is room for.
+
+    Args:
+        ready: Returns the next piece of work that can begin, None if none can now.
+        ended: Called with a piece of work and what `perform` returned.
+    """
+    remote = ray.remote(perform).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOST_RETRIES)
+    running, slots = {}, _slots(resources)
+    while True:
         if is_interrupted():
             raise KeyboardInterrupt
-        for stage in [stage for stage in waiting if all(key in done or key not in todo for key in stage.needs)][: slots - len(running)]:
-            waiting.remove(stage)
-            running[remote.remote(job, stage)] = stage
-            view.stage_started(stage)
-        ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-        for reference in ready:
-            stage = running.pop(reference)
-            ray.get(reference)  # an error of the stage is an error of the sweep: nothing can be scored without it
-            done.add(stage.key)
-            view.stage_ended(stage)
+        while len(running) < slots and (work := ready()) is not None:
+            running[remote.remote(job, work)] = work
+        if not running:
+            return
+        finished, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+        for reference in finished:
+            ended(running.pop(reference), ray.get(reference))
 
 
 def _slots(resources: Resources) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sweeper.config import KEY_LENGTH, Cell, Classifier, EvaluationConfig, TrialConfig, key_of
 
 SCORING_VERSION = 1  # of scoring.py and materials.py: what turns weights and images into outcomes
+PROBES_VERSION = 1  # of probes/: raise it when a probe would find something else; stored checks are then made anew
 
 
 def attack_label(cell: Cell, evaluation: EvaluationConfig) -> str:
@@ -89,12 +90,24 @@ def scores_part(trial_id: str, evaluation: str, cell: Cell, label: str) -> str:
     return part_key("scores", trial_id, evaluation, cell.threat, label, *([] if cell.source is None else [str(cell.source)]))
 
 
+def health_part(trial_id: str, evaluation: str) -> str:
+    """Return the key of the checks that every trial is asked; probes that would find something else make a new part."""
+    return part_key("checks", trial_id, evaluation, "health", str(PROBES_VERSION))
+
+
+def strength_part(trial_id: str, evaluation: str, level: str, check: str) -> str:
+    """Return the key of one check that attacks a trial again."""
+    return part_key("checks", trial_id, evaluation, level, check, str(PROBES_VERSION))
+
+
 def expected_parts(config: TrialConfig, evaluation: EvaluationConfig, trial_id: str, name: str) -> list[str]:
     """Return `table/part_key` of every part that a completed trial has, `trials` last; name is the `evaluation_id`."""
     parts = [f"scores/{scores_part(trial_id, name, cell, attack_label(cell, evaluation))}" for cell in evaluation.cells]
     parts.append(f"latents/{part_key('latents', trial_id, name)}")
     if evaluation.strip_cells:
         parts.append(f"strips/{part_key('strips', trial_id, name)}")
+    if evaluation.is_checked:
+        parts.append(f"checks/{health_part(trial_id, name)}")
     if config.network.is_trained or config.retrain != "none":
         parts.append(f"epochs/{part_key('epochs', trial_id)}")
     parts.append(f"trials/{trial_id}")

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.escalation import Probe
 from sweeper.plan import Plan, PlannedTrial
 from sweeper.stages import Stage
 from sweeper.worker import Finished
@@ -84,6 +85,14 @@ class Display:
             self._failures.append(finished)
             self._line(f"{count}: FAILED ({finished.reason}): {finished.message}; log: {finished.log}", style="bold red")
 
+    def probe_started(self, probe: Probe) -> None:
+        self._stages[probe.part] = time.monotonic()
+        self._stage_titles[probe.part] = probe.title
+
+    def probe_ended(self, probe: Probe, problem: str | None) -> None:
+        seconds = time.monotonic() - self._stages.pop(probe.part)
+        self._line(problem or f"{probe.title}: {seconds:.1f} s", style="bold red" if problem else None)
+
     def _left(self) -> str:
         rest = self._total - self._done
         if not rest or not self._seconds:
@@ -101,7 +110,7 @@ class Display:
         if self._stages:
             now = time.monotonic()
             names = ", ".join(f"{self._stage_titles[key]} {now - since:.0f} s" for key, since in self._stages.items())
-            parts.append(Text(f"shared stages {self._stage_done}/{self._stage_total}: {names}"))
+            parts.append(Text(f"shared stages {self._stage_done}/{self._stage_total}, checks: {names}"))
         if self._running:
             table = Table(box=None, pad_edge=False)
             for title in ("trial", "seed", "stage", "progress", "", "seconds"):

@@ -122,11 +122,12 @@ def rank(
         groups[row["variant_id"], row["evaluation_id"]].append(row)
     rows = []
     per_seed: dict[str, dict[int, float]] = {}
-    for (variant_id, _), members in groups.items():
+    for (variant_id, evaluation), members in groups.items():
         done_rows = [row for row in members if state[key_of_row(row)]["status"] == "completed"]
         done = [key_of_row(row) for row in done_rows]
         values = [figures[key] | _costs(trials[key[0]]) for key in done]
-        row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "trial_ids": [member["trial_id"] for member in members]}
+        row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "evaluation_id": evaluation}
+        row["trial_ids"] = [member["trial_id"] for member in members]
         row |= {"is_reference": members[0]["is_reference"], "seeds": len(done), "planned_seeds": len(members), "by": by}
         names = dict.fromkeys(name for value in values for name in value if not name.startswith("_"))
         row |= {name: _mean([value.get(name) for value in values]) for name in names}

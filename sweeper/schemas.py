@@ -167,14 +167,18 @@ TABLES: dict[str, Table] = {
         """),
     ),
     # What a reviewer's checks found out that needs the trained networks; those that the tables answer are computed when read.
-    # outcome: `pass`, `warn`, `fail`, `not_run`, `not_applicable`.
+    # outcome: `pass`, `warn`, `fail`, `not_run`, `not_applicable`. level: `standard`, or `full` for more queries and draws.
+    # Nothing ever wrote version 1, so the key could gain two columns.
     "checks": Table(
-        version=1,
-        key=("trial_id", "evaluation_id", "check"),
+        version=2,
+        key=("trial_id", "evaluation_id", "check", "level", "probes_version"),
         sort=("trial_id", "check"),
         columns=_columns("""
             string: trial_id, evaluation_id, check, kind, outcome, message
             float64?: value, threshold
+            string: level
+            int64: probes_version
+            float64?: seconds
         """),
     ),
     "samples": Table(

@@ -39,13 +39,14 @@ class Defense(nn.Module):
         super().__init__()
         self.purifier = purifier
         self.classifier = classifier
+        self.training = False  # not eval(), which would hide a part that is left in train mode
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.purifier(images))
 
     def logits_and_codes(self, images: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Return the same logits and, per depth with a learned codebook, encodings (N, D, H, W) with their gradient and the codes (K, D)."""
-        purified, latents = _with_latents(self.purifier, images)
+        purified, latents = with_latents(self.purifier, images)
         codes = [(latent.encoded, latent.codebook) for latent in latents if latent.codebook is not None]
         return self.classifier(purified), codes
 
@@ -80,16 +81,16 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 @torch.inference_mode()
 def purify(purifier: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return the purified images, computed in batches of a fixed size."""
-    return torch.cat([purifier(_laid_out(images[part])) for part in _batches(len(images), batch_size)])
+    return torch.cat([purifier(laid_out(images[part])) for part in _batches(len(images), batch_size)])
 
 
 @torch.inference_mode()
 def predict(classifier: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return predicted classes, int64 (N,)."""
-    return torch.cat([classifier(_laid_out(images[part])).argmax(1) for part in _batches(len(images), batch_size)])
+    return torch.cat([classifier(laid_out(images[part])).argmax(1) for part in _batches(len(images), batch_size)])
 
 
-def _laid_out(images: Tensor) -> Tensor:
+def laid_out(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -116,15 +117,15 @@ def score_static(
     meters = [_Meter() for _ in epsilons]
     forwards = 0
     for part in _batches(len(samples.labels), batch_size):
-        clean, labels = _laid_out(samples.images[part]), samples.labels[part]
-        clean_purified, clean_latents = _with_latents(purifier, clean)
+        clean, labels = laid_out(samples.images[part]), samples.labels[part]
+        clean_purified, clean_latents = with_latents(purifier, clean)
         forwards += len(clean)
         for index in range(len(epsilons)):
             if adversarial is None:
                 images, purified, latents = clean, clean_purified, clean_latents
             else:
-                images = _laid_out(adversarial.images(index, part.start, part.stop))
-                purified, latents = _with_latents(purifier, images)
+                images = laid_out(adversarial.images(index, part.start, part.stop))
+                purified, latents = with_latents(purifier, images)
                 forwards += len(images)
             meters[index].add(clean, images, clean_purified, purified, clean_latents, latents)
             for name, classifier in classifiers.items():
@@ -190,12 +191,12 @@ def _temperatures(purifier: nn.Module, images: Tensor) -> list[float | None]:
     """Return falling temperatures for a soft assignment, in units of the mean squared distance from encodings to their codes."""
     if not has_codebook(purifier):
         return [None]
-    distances = [(latent.encoded - latent.quantized).square().sum(1).mean() for latent in _with_latents(purifier, _laid_out(images))[1]]
+    distances = [(latent.encoded - latent.quantized).square().sum(1).mean() for latent in with_latents(purifier, laid_out(images))[1]]
     scale = float(torch.stack([distance for distance in distances if distance > 0]).mean())
     return [scale * factor for factor in SOFT_FACTORS]
 
 
-def _with_latents(purifier: nn.Module, images: Tensor) -> tuple[Tensor, list[Latent]]:
+def with_latents(purifier: nn.Module, images: Tensor) -> tuple[Tensor, list[Latent]]:
     both: Callable[[Tensor], tuple[Tensor, list[Latent]]] | None = getattr(purifier, "purify_with_latents", None)
     return both(images) if both is not None else (purifier(images), [])
 

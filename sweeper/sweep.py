@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from sweeper.artifacts import Artifacts
 from sweeper.config import EvaluationConfig, TrialConfig
 from sweeper.datasets import Splits, load
+from sweeper.escalation import Probe, Probes, pending
 from sweeper.keys import part_key
 from sweeper.lookup import sources
 from sweeper.materials import Materials, SampleSet
@@ -19,7 +20,7 @@ from sweeper.plan import Plan, PlannedTrial, of_config
 from sweeper.provenance import git_commit
 from sweeper.results import Results
 from sweeper.stages import Stage
-from sweeper.worker import Finished, Job, perform_stage, perform_trial
+from sweeper.worker import Finished, Job, perform_probe, perform_stage, perform_trial
 
 OWN_FAULT = ("nan", "gradient", "oom", "bug")  # tried again only when asked
 
@@ -32,9 +33,11 @@ class View(Protocol):
     def stage_ended(self, stage: Stage) -> None: ...
     def trial_progress(self, trial: PlannedTrial, stage: str, done: int, total: int, figures: dict[str, float]) -> None: ...
     def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None: ...
+    def probe_started(self, probe: Probe) -> None: ...
+    def probe_ended(self, probe: Probe, problem: str | None) -> None: ...
 
 
-Executor = Callable[[Job, Sequence[Stage], Sequence[PlannedTrial], View], list[Finished]]
+Executor = Callable[[Job, Sequence[Stage], Sequence[PlannedTrial], View, Probes], list[Finished]]
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,17 @@ def run_sweep(
     record_plan(plan, splits, results)
     state = state_of(plan, results_root, retry_failed=retry_failed)
     view.begin(plan, state.stages, state.runnable, len(plan.trials) - len(state.missing))
-    if not state.runnable:
+    tried: set[str] = set()
+
+    def probes() -> list[Probe]:
+        due = [probe for probe in pending(plan, results) if probe.part not in tried]  # one that failed is not tried twice
+        tried.update(probe.part for probe in due)
+        return due
+
+    if not state.runnable and not pending(plan, results):
         return []
     job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
-    finished = execute(job, state.stages, state.runnable, _Compacting(view, results))
+    finished = execute(job, state.stages, state.runnable, _Compacting(view, results), probes)
     results.compact()
     return finished
 
@@ -102,7 +112,7 @@ class _Compacting:
 
     def __init__(self, view: View, results: Results) -> None:
         self.begin, self.stage_started, self.stage_ended = view.begin, view.stage_started, view.stage_ended
-        self.trial_progress = view.trial_progress
+        self.trial_progress, self.probe_started, self.probe_ended = view.trial_progress, view.probe_started, view.probe_ended
         self._view, self._results, self._ended = view, results, 0
 
     def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None:
@@ -156,7 +166,7 @@ def _record_sample_set(chosen: SampleSet, plan: Plan, evaluation: EvaluationConf
     results.publish("sample_sets", part_key("sample_sets", chosen.name), [row])
 
 
-def inline(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View) -> list[Finished]:
+def inline(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View, probes: Probes) -> list[Finished]:
     """Do everything in this process, one after the other."""
     for stage in stages:
         view.stage_started(stage)
@@ -170,6 +180,10 @@ def inline(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], vi
 
         finished.append(perform_trial(job, trial, hear))
         view.trial_ended(trial, finished[-1])
+    while due := probes():
+        for probe in due:
+            view.probe_started(probe)
+            view.probe_ended(probe, perform_probe(job, probe))
     return finished
 
 

@@ -12,17 +12,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sweeper.artifacts import Bundle
+from sweeper.cells import cell_outcomes, networks_of
 from sweeper.config import Cell, EvaluationConfig, TrialConfig, canonical_json
-from sweeper.keys import attack_label, evaluation_id, outcome_key, part_key, scores_part
+from sweeper.keys import attack_label, evaluation_id, health_part, part_key, scores_part
 from sweeper.lookup import find
-from sweeper.materials import Materials, SampleSet, Trained
-from sweeper.networks import purifier_of, retrained_of
+from sweeper.materials import Materials, SampleSet
 from sweeper.options import ADAPTIVE
+from sweeper.probing import health_rows, subject_of
 from sweeper.provenance import provenance
 from sweeper.schemas import TABLES
-from sweeper.scoring import Defense, Outcomes, fix_draws, score_adaptive, score_static
+from sweeper.scoring import Outcomes
 from sweeper.statistics import wilson
 from sweeper.strips import strip_rows
 
@@ -54,33 +55,37 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     torch.set_num_threads(config.numerics.threads)
     started = datetime.now(UTC)
     trial_id, evaluation_name = config.trial_id, evaluation_id(config, evaluation)
-    target = materials.classifier(config, config.target)
-    purifier = purifier_of(config, materials)
-    retrained = retrained_of(config, materials, target, purifier) if config.retrain != "none" else None
+    named = {"trial_id": trial_id, "evaluation_id": evaluation_name}
+    networks = networks_of(config, materials)
+    purifier, retrained = networks.purifier, networks.retrained
     train_seconds = purifier.seconds + (retrained.seconds if retrained else 0.0)
 
     scoring = time.monotonic()
     latents: list[dict[str, Any]] = []
+    broken_at: list[Tensor] = []
     rows_by_threat: dict[str, list[dict[str, Any]]] = {}
     for done, cell in enumerate(evaluation.cells):
         materials.progress(f"score {cell.threat} {cell.attack}", done, len(evaluation.cells), {})
-        outcomes = _outcomes(config, evaluation, cell, materials, target, purifier, retrained)
+        outcomes = cell_outcomes(config, evaluation, cell, materials, networks)
         label = attack_label(cell, evaluation)
         samples = materials.samples(config, evaluation, cell.images)
         names = {"trial_id": trial_id, "evaluation_id": evaluation_name, "threat": cell.threat, "attack": label}
-        scored_on = {
-            name: content_hash_of(purifier, retrained if name == "retrained" else target) if name != "unfiltered" else target.content[:16]
-            for name in outcomes.correct
-        }
+        by_name = {"original": networks.target, "retrained": networks.final}
+        scored_on = {name: networks.target.content[:16] if name == "unfiltered" else networks.content(by_name[name]) for name in outcomes.correct}
         rows = _score_rows(names, cell, outcomes, samples, scored_on, _source(cell, config, evaluation))
         rows_by_threat.setdefault(cell.threat, []).extend(rows)
         publish("scores", scores_part(trial_id, evaluation_name, cell, label), rows)
         latents += [names | {"source": _source(cell, config, evaluation)} | row for row in outcomes.latents]
+        if outcomes.broken_at is not None:
+            broken_at.append(outcomes.broken_at)
     publish("latents", part_key("latents", trial_id, evaluation_name), [_without(row, "mse") for row in latents])
     if evaluation.strip_cells:
-        strip = strip_rows(config, evaluation, materials, purifier, retrained or target, retrained)
-        named = {"trial_id": trial_id, "evaluation_id": evaluation_name}
+        strip = strip_rows(config, evaluation, materials, purifier, networks.final, retrained)
         publish("strips", part_key("strips", trial_id, evaluation_name), [named | row for row in strip])
+    if evaluation.is_checked:
+        materials.progress("check", len(evaluation.cells), len(evaluation.cells), {})
+        subject = subject_of(config, evaluation, materials, networks, broken_at)
+        publish("checks", health_part(trial_id, evaluation_name), [named | row for row in health_rows(subject)])
     score_seconds = time.monotonic() - scoring
 
     epochs = [("purifier", row) for row in purifier.epochs] + [("retrain", row) for row in (retrained.epochs if retrained else [])]
@@ -100,61 +105,13 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     )  # fmt: skip
     clean = next(row for row in latents if row["threat"] == "clean")
     publish("trials", trial_id, [_trial_row(config, purifier.parameters, clean, train_seconds, score_seconds, where, started, ended)])
-    final = "retrained" if retrained else "original"
     adaptive = rows_by_threat.get("adaptive", [])
     return Summary(
-        clean_accuracy=next(row["accuracy"] for row in rows_by_threat["clean"] if row["classifier"] == final),
+        clean_accuracy=next(row["accuracy"] for row in rows_by_threat["clean"] if row["classifier"] == networks.final_name),
         adaptive_accuracy=next((row["accuracy"] for row in adaptive if row["epsilon"] >= evaluation.score_epsilon - 1e-9), None),
         train_seconds=train_seconds,
         score_seconds=score_seconds,
     )
-
-
-def content_hash_of(purifier: Trained, classifier: Trained | None) -> str:
-    """Return the content of a whole defense: its purifier's and its classifier's weights."""
-    return f"{purifier.content[:16]}+{classifier.content[:16] if classifier else 'none'}"
-
-
-def _outcomes(
-    config: TrialConfig,
-    evaluation: EvaluationConfig,
-    cell: Cell,
-    materials: Materials,
-    target: Trained,
-    purifier: Trained,
-    retrained: Trained | None,
-) -> Outcomes:
-    samples = materials.samples(config, evaluation, cell.images)
-    classifiers = {"original": target.module} | ({"retrained": retrained.module} if retrained else {})
-    key = outcome_key(config, evaluation, cell)
-
-    def make() -> Bundle:
-        if cell.threat in ADAPTIVE:
-            fix_draws(key)
-            name, classifier = ("retrained", retrained) if retrained else ("original", target)
-            defense = Defense(purifier.module, classifier.module)
-            content = content_hash_of(purifier, classifier)
-            return _packed(score_adaptive(defense, name, samples, cell, content=content, batch_size=evaluation.batch_size))
-        victim = retrained if cell.victim == "retrained" else None
-        shared = None if cell.threat == "clean" else materials.adversarial(config, evaluation, cell, victim)
-        unfiltered = target.module if cell.threat == "clean" else None
-        fix_draws(key)  # after the set, whose making may draw, too
-        return _packed(score_static(purifier.module, classifiers, samples, shared, batch_size=evaluation.batch_size, unfiltered=unfiltered))
-
-    return _unpacked(materials.artifacts.get_or_create("outcomes", key, make))
-
-
-def _packed(outcomes: Outcomes) -> Bundle:
-    tensors = {f"correct/{name}": value for name, value in outcomes.correct.items()}
-    if outcomes.broken_at is not None:
-        tensors["broken_at"] = outcomes.broken_at
-    info = {name: value for name, value in vars(outcomes).items() if name not in ("correct", "broken_at")}
-    return Bundle(tensors, info)
-
-
-def _unpacked(bundle: Bundle) -> Outcomes:
-    correct = {name.partition("/")[2]: value for name, value in bundle.tensors.items() if name.startswith("correct/")}
-    return Outcomes(correct=correct, broken_at=bundle.tensors.get("broken_at"), **bundle.info)
 
 
 def _source(cell: Cell, config: TrialConfig, evaluation: EvaluationConfig) -> str:

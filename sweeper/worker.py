@@ -19,11 +19,13 @@ import torch
 
 from attacks._linf import NoGradient
 from sweeper.artifacts import Artifacts, StorageError
+from sweeper.escalation import Probe
 from sweeper.keys import part_key
 from sweeper.lookup import register_sources
 from sweeper.materials import Materials, Progress, no_progress
 from sweeper.networks import purifier_of, retrained_of
 from sweeper.plan import PlannedTrial
+from sweeper.probing import strength_row
 from sweeper.results import Results
 from sweeper.stages import Stage
 from sweeper.training import Diverged
@@ -140,6 +142,28 @@ def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progres
         _close(log)
         _give_back_memory()
     return Finished(*trial.key, "completed", figures=figures, log=str(path), seconds=_since(started))
+
+
+def perform_probe(job: Job, probe: Probe, progress: Progress = no_progress) -> str | None:
+    """Attack a trial again and store what that found; return what went wrong with it, if anything did: the sweep's trials stand all the same.
+
+    Raises:
+        OSError: If the results root cannot take it.
+    """
+    trial = probe.trial
+    torch.set_num_threads(trial.config.numerics.threads)
+    try:
+        row = strength_row(trial.config, trial.evaluation, materials_of(job, progress), probe.level, probe.check, probe.siblings)
+    except OSError:
+        raise
+    except Exception as error:  # said by whoever runs the sweep; the check stays `not run`
+        path = job.log_path(f"{trial.trial_id}-{probe.check}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+        return f"{probe.title} failed ({type(error).__name__}: {error}); log: {path}"
+    named = {"trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id}
+    Results(job.results_root).publish("checks", probe.part, [named | row])
+    return None
 
 
 def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, started: datetime) -> None:

@@ -10,6 +10,8 @@ from sweeper.cli import app
 from sweeper.ranking import Ranking, rank
 from sweeper.results import Results
 
+PROBED = {"level": "standard", "probes_version": 1}
+
 
 def invoke(*words: str, root: Path) -> str:
     done = CliRunner().invoke(app, [*words, "--results", str(root)])
@@ -64,7 +66,9 @@ def test_a_stored_claim_or_advice_that_fails_changes_no_rank(tmp_path: Path) -> 
     results = sound(tmp_path)
     ids = [row["trial_id"] for row in plan_of(results) if row["label"] == "quantized"]
     for check, kind in (("C26", "claim"), ("C31", "advice")):
-        rows = [{"trial_id": name, "evaluation_id": "e", "check": check, "kind": kind, "outcome": "fail", "message": "stored"} for name in ids]
+        rows = [
+            {"trial_id": name, "evaluation_id": "e", "check": check, "kind": kind, "outcome": "fail", "message": "stored", **PROBED} for name in ids
+        ]
         results.publish("checks", kind, rows)
     assert places(rank(Results(tmp_path), "sound"))[0] == (1, "quantized")
 
@@ -73,7 +77,7 @@ def test_a_stored_failure_unranks_and_a_stored_pass_counts_as_run(tmp_path: Path
     results = sound(tmp_path)
     rows = [
         {"trial_id": row["trial_id"], "evaluation_id": "e", "check": "C20", "kind": "validity", "message": "the gradient is zero for 40 %",
-         "outcome": "fail" if row["label"] == "quantized" else "pass", "value": 0.4, "threshold": 0.01}
+         "outcome": "fail" if row["label"] == "quantized" else "pass", "value": 0.4, "threshold": 0.01, **PROBED}
         for row in plan_of(results)
     ]  # fmt: skip
     results.publish("checks", "probe", rows)

@@ -304,13 +304,33 @@ def test_a_constant_output_and_settings_left_out_are_advice(tmp_path: Path) -> N
     assert {one.outcome for one in of(found, "C12", "plain", results)} == {"pass"}  # what it reached is stored
 
 
-def test_a_stored_row_counts_where_the_tables_cannot_answer(tmp_path: Path) -> None:
+def test_a_stored_row_counts_where_the_tables_cannot_answer_and_where_it_is_worse(tmp_path: Path) -> None:
     results = sound(tmp_path)
-    key = {"trial_id": plan_of(results)[0]["trial_id"], "evaluation_id": "e", "kind": "validity"}
-    rows = [key | {"check": check, "outcome": "fail", "value": 0.4, "threshold": 0.01, "message": "stored"} for check in ("C20", "C1")]
+    key = {"trial_id": plan_of(results)[0]["trial_id"], "evaluation_id": "e", "kind": "validity", "level": "standard", "probes_version": 1}
+    outcomes = {"C20": "fail", "C1": "fail", "C9": "not_run"}
+    rows = [key | {"check": check, "outcome": outcome, "value": 0.4, "threshold": 0.01, "message": "stored"} for check, outcome in outcomes.items()]
     results.publish("checks", "probe", rows)
     found = checked(results)
-    assert [one.message for one in found if one.outcome == "fail"] == ["stored"] and failed(found) == {"C20"}  # C1 is answered by the tables
+    assert [one.message for one in found if one.outcome == "fail"] == ["stored", "stored"] and failed(found) == {"C1", "C20"}
+    assert not [one for one in found if one.check == "C9" and one.message == "stored"]  # the tables answered, and not worse
+
+
+def test_of_two_probes_of_one_check_the_newer_and_then_the_fuller_counts(tmp_path: Path) -> None:
+    results = sound(tmp_path)
+    key = {"trial_id": plan_of(results)[0]["trial_id"], "evaluation_id": "e", "kind": "validity", "check": "C17", "value": 0.0, "threshold": 0.002}
+    for level, version, outcome in (("full", 1, "fail"), ("standard", 2, "fail"), ("full", 2, "pass")):
+        row = key | {"outcome": outcome, "level": level, "probes_version": version, "message": f"{level} {version}"}
+        results.publish("checks", f"{level}-{version}", [row])
+    (one,) = [one for one in checked(results) if one.check == "C17" and one.outcome != "not_run"]
+    assert one.message == "full 2"
+
+
+def test_a_stored_probe_is_counted_with_the_trials_it_was_made_of(tmp_path: Path) -> None:
+    results = sound(tmp_path)
+    row = {"trial_id": plan_of(results)[0]["trial_id"], "evaluation_id": "e", "kind": "validity", "level": "standard", "probes_version": 1,
+           "check": "C20", "outcome": "fail", "message": "stored"}  # fmt: skip
+    results.publish("checks", "probe", [row])
+    found = checked(results)
     assert "C20 on 1 of 15 trials; failed: C20 on 1 of 15 trials." in how_many(found)
 
 

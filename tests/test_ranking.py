@@ -15,7 +15,7 @@ from sweeper import plan as planning
 from sweeper.config import EvaluationConfig
 from sweeper.datasets import Splits
 from sweeper.inspection import overview, show, trial_states
-from sweeper.keys import attack_label, part_key, scores_part
+from sweeper.keys import PROBES_VERSION, attack_label, health_part, part_key, scores_part
 from sweeper.plan import Plan, PlannedTrial
 from sweeper.ranking import Ranking, rank
 from sweeper.results import Results
@@ -75,6 +75,9 @@ def complete(results: Results, plan: Plan, trial: PlannedTrial, broken_at: list[
     images = dict.fromkeys(("clean", "adversarial", "purified_clean", "purified"), b"png")
     names = {"trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "epsilon": 0.1}
     results.publish("strips", part_key("strips", trial.trial_id, trial.evaluation_id), [names | strip | images])
+    named = {"trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id}
+    probed = {"kind": "validity", "outcome": "pass", "message": "as it should be", "level": "standard", "probes_version": PROBES_VERSION}
+    results.publish("checks", health_part(trial.trial_id, trial.evaluation_id), [{**named, "check": "C20", **probed}])
     if any(part.startswith("epochs/") for part in trial.parts):
         results.publish("epochs", part_key("epochs", trial.trial_id), [{"trial_id": trial.trial_id, "stage": "retrain", "epoch": 1}])
     row = {"trial_id": trial.trial_id, "variant_id": trial.variant_id, "defense": trial.config.model, "dataset": plan.dataset, "config": "{}",

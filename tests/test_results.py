@@ -33,7 +33,7 @@ PROMISED = {  # design.md's list
     "strips": "trial_id evaluation_id threat attack epsilon position sample_id label predicted_clean predicted_adversarial clean adversarial "
     "purified_clean purified",
     "epochs": "trial_id stage epoch loss learning_rate seconds",
-    "checks": "trial_id evaluation_id check kind outcome value threshold message",
+    "checks": "trial_id evaluation_id check kind outcome value threshold message level probes_version seconds",
     "samples": "sample_id label split",
     "sample_sets": "sample_set dataset split n sample_ids labels transfer_source",
     "runs": "sweep plan_hash dataset evaluation_id command started host trials git_commit",

@@ -18,6 +18,7 @@ TRIAL_COLUMNS = ("trial_id", "model", "retrain", "quantize", "train_input", "see
 _FROM_CURVES: tuple[Callable[[Planned, Curves], list[Result]], ...] = (
     stays_in_the_ball, breaks_undefended, falls_with_epsilon, iterative_beats_one_step, reaches_the_surface, adaptive_is_strongest,
 )  # fmt: skip
+_BADNESS = ("not_run", "not_applicable", "pass", "warn", "fail")
 
 
 def planned_of(rows: Sequence[Mapping[str, Any]], trials: Mapping[str, Mapping[str, Any]]) -> Planned:
@@ -49,11 +50,24 @@ def validity(results: Results, planned: Planned, scores: "pa.Table") -> list[Res
 
 
 def with_stored(results: Results, planned: Planned, found: Sequence[Result]) -> list[Result]:
-    """Put the rows of table `checks` in the place of results that were not run; those that were not asked for join them."""
-    stored = {(one.key, one.check): one for row in results.read("checks", Result._fields).to_pylist() if (one := Result(**row)).key in planned.index}
-    merged = [stored.pop((one.key, one.check), one) if stored and one.outcome == "not_run" else one for one in found]
-    known = {(one.key, one.check) for one in merged} if stored else set()
+    """Put what probes found, the rows of table `checks`, beside what the tables say.
+
+    A probe's answer stands in the place of one that was not run; where both were run, the worse one counts. Of several probes for one check the one
+    of the newest code counts, and of those the one of level `full`.
+    """
+    names = [*Result._fields, "level", "probes_version"]
+    rows = results.read("checks", names).to_pylist()
+    rows.sort(key=lambda row: (row["probes_version"], row["level"] == "full"))
+    stored = {(one.key, one.check): one for row in rows if (one := Result(**{name: row[name] for name in Result._fields})).key in planned.index}
+    if not stored:
+        return list(found)
+    merged = [_worse(one, stored.pop((one.key, one.check), one)) for one in found]
+    known = {(one.key, one.check) for one in merged}
     return merged + [one for place, one in stored.items() if place not in known]
+
+
+def _worse(first: Result, second: Result) -> Result:
+    return max(first, second, key=lambda one: _BADNESS.index(one.outcome))  # the first of two that are equally bad
 
 
 def failures(found: Sequence[Result]) -> dict[Key, list[Result]]:

@@ -1,0 +1,96 @@
+"""A trial's probes: what they look at, and their findings as rows of table `checks`, each made once."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sweeper.artifacts import Bundle
+from sweeper.cells import Networks, cell_outcomes, networks_of, worst_of
+from sweeper.checks.catalogue import CHECKS
+from sweeper.config import Classifier, EvaluationConfig, TrialConfig, key_of
+from sweeper.keys import PROBES_VERSION, cell_content
+from sweeper.materials import Materials
+from sweeper.options import ADAPTIVE, attack_options
+from sweeper.probes._subject import Finding, Subject
+from sweeper.probes.all import LEVELS, health
+
+
+def subject_of(
+    config: TrialConfig,
+    evaluation: EvaluationConfig,
+    materials: Materials,
+    networks: Networks,
+    broken_at: Sequence[Tensor],
+    siblings: Sequence[TrialConfig] = (),
+    sources: Sequence[Classifier] = (),
+) -> Subject:
+    """Return a trial's defense with the images of its adaptive attacks, as probes look at it.
+
+    Args:
+        broken_at: What each adaptive attack found, float32 (N,) each.
+        siblings: The same variant with other seeds, trained already.
+        sources: Classifiers to craft on, the target first.
+    """
+    cells = [cell for cell in evaluation.cells if cell.threat in ADAPTIVE]
+    native = next((cell for cell in cells if cell.attack == "pgd" and cell.threat == "adaptive"), None)
+    samples = materials.samples(config, evaluation, cells[0].images if cells else None)
+    return Subject(
+        networks.defense,
+        samples.images,
+        samples.labels,
+        samples.keys,
+        tuple(epsilon for epsilon in (native or cells[0]).epsilons if epsilon > 0) if cells else (),
+        evaluation.score_epsilon,
+        worst_of(list(broken_at)),
+        native.options if native else attack_options("pgd", "adaptive", {}),
+        evaluation.batch_size,
+        [networks_of(sibling, materials).defense for sibling in siblings],
+        [materials.classifier(config, recipe).module for recipe in sources],
+    )
+
+
+def health_rows(subject: Subject) -> list[dict[str, Any]]:
+    """Return the findings that every trial is asked for, as rows of `checks` without the trial's names."""
+    began = time.monotonic()
+    found = health(subject)
+    seconds = (time.monotonic() - began) / len(found)
+    return [_row(finding, "standard", seconds) for finding in found]
+
+
+def strength_row(
+    config: TrialConfig, evaluation: EvaluationConfig, materials: Materials, level: str, check: str, siblings: Sequence[TrialConfig] = ()
+) -> dict[str, Any]:
+    """Return the finding of one attack as a row of `checks` without the trial's names; what is stored is not attacked again."""
+    adaptive = [cell for cell in evaluation.cells if cell.threat in ADAPTIVE]
+    sources = [config.target, *evaluation.sources] if check == "C19" else []
+    siblings = siblings if check == "C32" else ()
+    key = key_of(
+        "probe",
+        check=check,
+        level=level,
+        version=PROBES_VERSION,
+        defense=config.defense_key,
+        data=config.fingerprint,
+        cells=[cell_content(cell, evaluation) for cell in adaptive],
+        sources=[config.classifier_key(source) for source in sources],
+        siblings=sorted(sibling.defense_key for sibling in siblings),
+        score_epsilon=evaluation.score_epsilon,
+        numerics=config.numerics,
+    )
+
+    def make() -> Bundle:
+        networks = networks_of(config, materials)
+        found = [cell_outcomes(config, evaluation, cell, materials, networks).broken_at for cell in adaptive]
+        subject = subject_of(config, evaluation, materials, networks, [each for each in found if each is not None], siblings, sources)
+        began = time.monotonic()
+        return Bundle({}, {"finding": list(LEVELS[level][check](subject, level)), "seconds": time.monotonic() - began})
+
+    info = materials.artifacts.get_or_create("probes", key, make).info
+    return _row(Finding(*info["finding"]), level, info["seconds"])
+
+
+def _row(finding: Finding, level: str, seconds: float) -> dict[str, Any]:
+    kind = CHECKS[finding.check].kind
+    return {"kind": kind, "level": level, "probes_version": PROBES_VERSION, "seconds": seconds, **finding._asdict()}
