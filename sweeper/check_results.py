@@ -1,18 +1,13 @@
 """The command `check`: what a sceptical reviewer would ask of a sweep, worst first. Imports neither torch nor ray."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sweeper.arguments import DEFAULT_ROOT, Format, Root, check_format, refusing
-from sweeper.checks._result import Result
+from sweeper.checks._grouping import QUIET, for_people, for_programs, worst_first
 from sweeper.inspect_results import open_results
 from sweeper.tables import RAW_FORMATS, print_rows
-
-_KINDS = ("validity", "claim", "advice")
-_OUTCOMES = ("fail", "warn", "not_run", "not_applicable", "pass")
-_HIDDEN = ("pass", "not_applicable")  # shown with --all
 
 
 def check(
@@ -37,44 +32,15 @@ def check(
         store = open_results(results)
         planned = latest_plan(store, sweep, dataset, plan_hash, ranks=True)
         found = run_checks(store, planned)
-        shown = [one for one in worst_first(found) if everything or one.outcome not in _HIDDEN]
+        shown = [one for one in worst_first(found) if everything or one.outcome not in QUIET]
         first = planned[0]
         labels = {(row["trial_id"], row["evaluation_id"]): row for row in reversed(planned)}
-        rows = [_raw(one, labels[one.key]) for one in shown] if format in RAW_FORMATS else for_people(shown, labels, len({one.key for one in found}))
+        trials = len({one.key for one in found})
+        rows = for_programs(shown, labels) if format in RAW_FORMATS else for_people(shown, labels, trials)
         hidden = len(found) - len(shown)
         notes = [f"{hidden} results that pass or do not apply are left out; --all shows them."] if hidden else []
         notes.append(how_many(found) if found else "No trial of this plan is completed.")
         print_rows(rows, format, title=f"{first['sweep']} on {first['dataset']} ({first['scale']}, {first['evaluation']})", notes=notes)
-
-
-def worst_first(found: Sequence[Result]) -> list[Result]:
-    """Return results by outcome (fail, warn, not run, not applicable, pass), within it by kind, then in the order given."""
-    return sorted(found, key=lambda one: (_OUTCOMES.index(one.outcome), _KINDS.index(one.kind)))
-
-
-def for_people(found: Sequence[Result], labels: Mapping[tuple[str, str], Mapping[str, Any]], trials: int) -> list[dict[str, Any]]:
-    """Return one row per check, outcome and sentence, with the trials that share it."""
-    from sweeper.checks.catalogue import CHECKS
-
-    groups: dict[tuple[str, str, str, str], list[Result]] = {}
-    for one in found:
-        groups.setdefault((one.outcome, one.kind, one.check, one.message), []).append(one)
-    rows = []
-    for (outcome, kind, name, message), members in groups.items():
-        names = list(dict.fromkeys(f"{labels[one.key]['label']}, seed {labels[one.key]['seed']}" for one in members))
-        who = "all trials" if len(members) == trials else names[0] if len(names) == 1 else f"{names[0]} and {len(members) - 1} more"
-        value, threshold = members[0].value, members[0].threshold
-        rows.append({"outcome": outcome.replace("_", " "), "kind": kind, "check": name, "value": value, "threshold": threshold, "trials": who,
-                     "asks": CHECKS[name].title if name in CHECKS else "", "finds": message})  # fmt: skip
-    return rows
-
-
-def _raw(one: Result, row: Mapping[str, Any]) -> dict[str, Any]:
-    from sweeper.checks.catalogue import CHECKS
-
-    known = CHECKS.get(one.check)
-    about = {"title": known.title if known else None, "citation": known.citation if known else None, "label": row["label"], "seed": row["seed"]}
-    return one._asdict() | about
 
 
 COMMANDS = (check,)
