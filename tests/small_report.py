@@ -1,10 +1,11 @@
 """A report with one of everything, made up: labels that are markup, gaps, a panel without numbers, twelve systems, a table wider than a phone."""
 
 import io
+from dataclasses import replace
 
 from PIL import Image
 
-from sweeper.report.content import Claim, Claims, Figure, Panel, Picture, Report, Section, Series, Strip, Strips, Table
+from sweeper.report.content import Checked, Checks, Claim, Claims, Figure, Panel, Picture, Report, Section, Series, Strip, Strips, Table
 
 NASTY = "a_b & <b>{c}</b> $x_1$ 5 % \\ #~^"
 STATEMENT = "Made up numbers of the data set <digits> at scale small; nothing here was measured."
@@ -59,10 +60,22 @@ def table() -> Table:
 def claims() -> Claims:
     said = (
         Claim("Accuracy falls below 10 % without a defense.", "4.3", "fails", "83.4 % [79.9, 86.5] on 500 images", "holds above 0.05"),
-        Claim("Less than 1 % is lost.", "4.2", "holds", "-0.72 points"),
+        Claim("Less than 1 % is lost.", "4.2", "holds", "-0.72 points", allowed=False, checks="C33 fails for VQUNet: 1 of at least 3 seeds"),
         Claim(f"As {NASTY}.", "4.4", "not tested", "", "Fashion-MNIST was not run."),
     )
     return Claims("claims", "The paper's claims", "One by one.", said)
+
+
+def checks() -> Checks:
+    source = "Somebody et al., 2022, A title that is long enough to take more than one line of the page (arXiv:2106.09947)"
+    failed = Checked(
+        "fail", "validity", "C13", "Twice the steps change less", source, (0.031, 0.2), (0.01,), f"{NASTY}, seeds 0, 1", "3.1 <points> more"
+    )
+    spared = Checked("not applicable", "claim", "C26", "Every variant is there", source, (), (), "all trials", "nothing to attack")
+    rows = (failed, replace(failed, outcome="not run", values=(), thresholds=(), trials="all trials"))
+    return Checks(
+        "checks", "A reviewer's checks", "Worst first.", rows, (spared, replace(spared, outcome="pass")), ({"check": "C13", "value": 0.031},)
+    )
 
 
 def report() -> Report:
@@ -74,6 +87,7 @@ def report() -> Report:
         Section("figure-2", "Figure 2", (), (figure2, figure3)),
         Section("training", "Training", (), (training,)),
         Section("images", "Images", (), (strips,)),
+        Section("checks", "Checks", (), (checks(),)),
         Section("claims", "Claims", (), (claims(),)),
     )
     facts = (("data set", "digits"), ("seeds", "0, 1, 2"), ("made from", "plan " + "8f3a" * 16))

@@ -496,11 +496,11 @@ def test_seeds_that_agree_have_their_interval_over_images() -> None:
     assert value is not None and value.over == "images" and value.seeds == (0.5, 0.5)
 
 
-def test_a_report_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+def test_a_report_imports_neither_torch_nor_ray_nor_the_command_line(tmp_path: Path) -> None:
     paper_root(tmp_path / "results").finish()
     code = (
         "import sys\nfrom sweeper.report.assemble import build\nfrom sweeper.results import Results\n"
-        f"build(Results({str(tmp_path / 'results')!r}), 'paper')\nprint(sorted({{'torch', 'ray'}} & set(sys.modules)))"
+        f"build(Results({str(tmp_path / 'results')!r}), 'paper')\nprint(sorted({{'torch', 'ray', 'typer'}} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from sweeper.report.checklist import checks, may_be_said, told
 from sweeper.report.claims import claims, subject
 from sweeper.report.content import Item, Report, Section
 from sweeper.report.curves import Sheet, adaptive_figure, figure2, groups, half_figure
@@ -31,15 +32,15 @@ def build(results: Results, sweep: str, dataset: str | None = None, plan_hash: s
     others = [(other, systems_of(other)) for other in _elsewhere(results, material)]
     weights = material if weight_variants(material) else _weights(results, material.dataset)
     sections = [_summary(sheet), _table1(sheet, others), _figure2(sheet, others), _latents(sheet[1]), _codebooks(sheet[1]), _training(sheet, weights)]
-    sections += [Section("images", "Images", (), (strips(results, material, sheet[1]),)), _claims(sheet, others, weights)]
+    sections += [Section("images", "Images", (), (strips(results, material, sheet[1]),)), _checks(sheet, others), _claims(sheet, others, weights)]
     title = f"{material.sweep} on {dataset_name(material)}, scale {material.scale}"
-    told = [(f"{dataset_name(other)}: " if other is not material else "", warnings(other, systems)) for other, systems in (sheet, *others)]
+    warned = [(f"{dataset_name(other)}: " if other is not material else "", warnings(other, systems)) for other, systems in (sheet, *others)]
     return Report(
         title,
         statement(material),
         facts(material, str(results.root)),
         tuple(sections),
-        tuple(name + words for name, found in told for words in found),
+        tuple(name + words for name, found in warned for words in found),
     )
 
 
@@ -57,7 +58,7 @@ def _weights(results: Results, dataset: str) -> Material | None:
 
 def _summary(sheet: Sheet) -> Section:
     reason = not_of_the_paper(*sheet)
-    return Section("summary", "Summary", (statement(sheet[0]), *GUIDE, *([reason] if reason else [])), ())
+    return Section("summary", "Summary", (statement(sheet[0]), told(sheet), *GUIDE, *([reason] if reason else [])), ())
 
 
 def _table1(sheet: Sheet, others: Sequence[Sheet]) -> Section:
@@ -116,6 +117,16 @@ def _training(sheet: Sheet, weights: Material | None) -> Section:
         items.append(loss_weights_figure(weights))
     text = () if items else ("No completed trial has epochs.",)
     return Section("training", "Training", text, tuple(items))
+
+
+def _checks(sheet: Sheet, others: Sequence[Sheet]) -> Section:
+    items: list[Item] = [checks(sheet), may_be_said(sheet)]
+    text = [told(sheet)]
+    for other in others:
+        suffix, words = f"_{other[0].dataset}", statement(other[0])
+        items += [replace(checks(other, suffix), statement=words), replace(may_be_said(other, suffix), statement=words)]
+        text.append(f"{dataset_name(other[0])}: {told(other)}")
+    return Section("checks", "Checks", tuple(text), tuple(items))
 
 
 def _claims(sheet: Sheet, others: Iterable[Sheet], weights: Material | None) -> Section:

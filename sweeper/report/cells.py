@@ -79,8 +79,17 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> str:
 
 def claims_table(claims: Claims) -> Table:
     """Return claims as a table, for what has no better way to show them."""
-    rows = tuple({"claim": c.claim, "where": c.where, "verdict": c.verdict, "measured": c.measured, "why": c.why} for c in claims.claims)
-    return Table(claims.name, claims.title, claims.caption, ("claim", "where", "verdict", "measured", "why"), rows)
+    rows = tuple(
+        {"claim": c.claim, "where": c.where, "verdict": c.verdict, "checks": ": ".join(words for words in (c.said, c.checks) if words),
+         "measured": c.measured, "why": c.why}
+        for c in claims.claims
+    )  # fmt: skip
+    return Table(claims.name, claims.title, claims.caption, ("claim", "where", "verdict", "checks", "measured", "why"), rows)
+
+
+def span(values: Sequence[float]) -> str:
+    """Return `0.31`, or `0.31 to 0.4` of two values, to four digits; nothing of none."""
+    return " to ".join(dict.fromkeys(formatted(value, "number") for value in values))
 
 
 def figure_rows(figure: Figure) -> list[dict[str, Cell]]:

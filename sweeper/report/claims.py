@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sweeper.report.content import Claim, Claims
 from sweeper.report.curves import Sheet
+from sweeper.report.governed import ABOUT_A_GAIN, ABOUT_CLEAN, ABOUT_ROBUSTNESS, HEADLINE, govern
 from sweeper.report.latent_claims import latent_claims
 from sweeper.report.naming import BASELINES, PAPER_BEFORE, System, Systems, attack_name, dataset_name, epsilon_name
 from sweeper.report.table1 import clean_change, clean_change_value
@@ -35,7 +36,9 @@ def claims(sheet: Sheet, weights: Material | None, others: Sequence[Sheet] = (),
     caption = (
         f"Verdicts hold for {where}, and for no other data set or scale. A sentence about a system is judged over seeds: it holds if every "
         "comparison in it is significant (t test over seeds, Holm over the sentence's comparisons, p < 0.05), fails if one is significantly the "
-        "other way, and is otherwise undecided; what was not measured is not tested. The undefended target is judged over images."
+        "other way, and is otherwise undecided; what was not measured is not tested. The undefended target is judged over images. A sentence that "
+        "holds may be printed only where the checks that govern it pass: C29 on clean accuracy, C27 on a gain, C26 on robustness, C33 and C34 on all "
+        "of these, and every validity check of the systems in it."
     )
     return Claims(f"claims{suffix}", f"The paper's claims, measured on {where}", caption, tuple(found))
 
@@ -54,7 +57,7 @@ def _clean(sheet: Sheet) -> list[Claim]:
     trials = vq.variant.trials
     margins = [change + 0.01 for trial in trials if (change := clean_change(trial)) is not None]
     measured = f"{vq.name}: {_changed(vq)}; {_count(trials)}"
-    found = [claim(text, where, by_seeds({vq.name: margins}), measured)]
+    found = [govern(claim(text, where, by_seeds({vq.name: margins}), measured), ABOUT_CLEAN, [vq])]
     for words, members in _tables(systems):
         one, baselines = systems.one("vqunet", members), _baselines(members)
         if one is None or not baselines:
@@ -62,11 +65,14 @@ def _clean(sheet: Sheet) -> list[Claim]:
         changes = {s.name: [c for t in s.variant.trials if (c := clean_change(t)) is not None] for s in (one, *baselines)}
         only = {name: [c + 0.01 if name == one.name else -0.01 - c for c in found] for name, found in changes.items()}
         listed = "; ".join(f"{s.name} {_changed(s)}" for s in (one, *baselines))
-        found.append(claim(f"VQUNet is the only one that costs less than 1 point ({words})", "section 4.2, Table 1", by_seeds(only), listed))
+        one_only = claim(f"VQUNet is the only one that costs less than 1 point ({words})", "section 4.2, Table 1", by_seeds(only), listed)
+        found.append(govern(one_only, ABOUT_CLEAN, [one, *baselines]))
         after = {s.name: by_seed(s.variant.trials, [t.clean() for t in s.variant.trials]) for s in (one, *baselines)}
         margins_of = {s.name: paired(after[one.name], after[s.name]) for s in baselines}
         text = f"VQUNet keeps more clean accuracy than each baseline ({words})"
-        found.append(claim(text, "section 4.2, Table 1", by_seeds(margins_of), _differences(margins_of, one, baselines), _one_seed(one, baselines)))
+        measured = _differences(margins_of, one, baselines)
+        more = claim(text, "section 4.2, Table 1", by_seeds(margins_of), measured, _one_seed(one, baselines))
+        found.append(govern(more, HEADLINE, [one, *baselines]))
     return found
 
 
@@ -94,7 +100,7 @@ def _undefended(sheet: Sheet) -> list[Claim]:
                          f", {percent(at_score)} at {epsilon_name(material.score_epsilon)}")  # fmt: skip
         more = "judged at the largest epsilon, the reading that is kindest to the sentence; the target is one checkpoint"
         judged = by_interval(last, 0.10, above=False)
-        found.append(claim(f"{text}, {words}", where, judged, "; ".join(parts) or "nothing", more))
+        found.append(govern(claim(f"{text}, {words}", where, judged, "; ".join(parts) or "nothing", more), (), [system]))
     return found
 
 
@@ -118,9 +124,10 @@ def _against_baselines(sheet: Sheet) -> list[Claim]:
                 flatter[name] = paired(first, second)
         more = "pooled figures: an attacker who does not know the purifier; see the adaptive attacker below"
         measured = _named_points(higher, "difference of the mean over the epsilons")
-        found.append(claim(f"{texts[0]} ({words})", where, by_seeds(higher), measured, f"{_one_seed(vq, baselines)} {more}".strip()))
+        one = claim(f"{texts[0]} ({words})", where, by_seeds(higher), measured, f"{_one_seed(vq, baselines)} {more}".strip())
+        found.append(govern(one, ABOUT_A_GAIN, [vq, *baselines]))
         measured = _named_points(flatter, "difference of the drop from the smallest to the largest epsilon")
-        found.append(claim(f"{texts[1]} ({words})", where, by_seeds(flatter), measured))
+        found.append(govern(claim(f"{texts[1]} ({words})", where, by_seeds(flatter), measured), ABOUT_A_GAIN, [vq, *baselines]))
     why = "the sweep has no completed VQUNet beside a baseline under one table's conditions"
     return found or [untested(text, where, why) for text in texts]
 
@@ -139,7 +146,7 @@ def _ninety(sheet: Sheet) -> list[Claim]:
     measured += f" (least: {attack_name(attack)} at {epsilon_name(epsilon)}); {_count(vq.variant.trials)}"
     if material.dataset != "fashion_mnist":
         return [untested(text, where, f"these are the figures of {dataset_name(material)}", measured)]
-    return [claim(text, where, by_seeds({vq.name: [low - 0.9 for low, _, _ in known]}), measured)]
+    return [govern(claim(text, where, by_seeds({vq.name: [low - 0.9 for low, _, _ in known]}), measured), ABOUT_ROBUSTNESS, [vq])]
 
 
 def _adaptive(sheet: Sheet) -> list[Claim]:
@@ -156,7 +163,8 @@ def _adaptive(sheet: Sheet) -> list[Claim]:
     judged = _same_checkpoints(trials, material.score_epsilon)
     measured = f"{vq.name} at epsilon {at}: adaptive {percent(adaptive)}, pooled (lowest attack) {percent(mixed)}"
     measured += f"; robust score {percent(scores)}; {_count(trials)}"
-    return [claim(text, where, judged, measured, "the adaptive figure is the one that a defense is judged by")]
+    found = claim(text, where, judged, measured, "the adaptive figure is the one that a defense is judged by")
+    return [govern(found, ABOUT_ROBUSTNESS, [vq])]
 
 
 def _same_checkpoints(trials: Sequence[Trial], epsilon: float) -> Judged:

@@ -21,13 +21,14 @@ def report(
         Path | None, typer.Option(metavar="FILE.html", help="The file to write; default: ROOT/reports/SPACE-DATASET.html, or DIR/report.html.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also the parts: figures as SVG, PNG and CSV, tables as CSV and LaTeX, images as PNG.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Also the parts: figures as SVG, PNG and CSV, tables as CSV and LaTeX, images as PNG, checks as CSV."),
     ] = None,
 ) -> None:
     """Write a sweep's report: one HTML file that opens offline.
 
-    Its tables and figures with intervals, training curves, images, and the paper's claims one by one. Prints the file's path; nothing is computed
-    again.
+    Its tables and figures with intervals, training curves, images, a reviewer's checks, and the paper's claims one by one. Prints the file's path;
+    nothing is trained or attacked again.
     """
     with refusing():
         _check_paths(file, out)
@@ -53,7 +54,8 @@ def report(
         claims = [claim for item in made.items() if item.kind == "claims" for claim in item.claims]
         with redirect_stdout(sys.stderr):  # standard output holds the path alone, for a program that opens it
             if claims:
-                print_rows([{"verdict": claim.verdict, "claim": claim.claim, "where": claim.where} for claim in claims], "table")
+                rows = [{"verdict": claim.verdict, "claim": claim.claim, "where": claim.where, "by its checks": claim.said} for claim in claims]
+                print_rows(rows, "table")
         print(paths[0])
 
 

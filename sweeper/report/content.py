@@ -86,6 +86,13 @@ class Claim:
     verdict: Literal["holds", "fails", "undecided", "not tested"]
     measured: str  # the figures, with images, seeds and intervals
     why: str = ""  # why it was not tested or decided, or what a reader must know beside the verdict
+    allowed: bool | None = None  # may it be printed, by the checks that govern it; None where it does not hold, or none governs it
+    checks: str = ""  # what those checks say
+
+    @property
+    def said(self) -> str:
+        """Return `may be said`, `may not be said`, or nothing."""
+        return "" if self.allowed is None else "may be said" if self.allowed else "may not be said"
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,44 @@ class Claims:
     statement: str = ""  # as of a figure
 
     kind: Literal["claims"] = "claims"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one check says of the trials that share its sentence.
+
+    Attributes:
+        outcome: `fail`, `warn`, `not run`, `not applicable`, `pass`.
+        kind: `validity`, `claim`, `advice`.
+        asks: What the check asks, empty where it is not known.
+        values, thresholds: The smallest and the largest over these trials; empty where there is none.
+    """
+
+    outcome: str
+    kind: str
+    check: str
+    asks: str
+    citation: str
+    values: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    trials: str
+    finds: str
+
+
+@dataclass(frozen=True)
+class Checks:
+    """A reviewer's checks, the worst first; `quiet` holds what passes or does not apply, which the page folds away."""
+
+    name: str
+    title: str
+    caption: str
+    rows: tuple[Checked, ...]
+    quiet: tuple[Checked, ...]
+    single: tuple[Mapping[str, Cell], ...]  # one per check and trial, unrounded, for CSV
+
+    statement: str = ""  # as of a figure
+
+    kind: Literal["checks"] = "checks"
 
 
 @dataclass(frozen=True)
@@ -129,7 +174,7 @@ class Strips:
     kind: Literal["strips"] = "strips"
 
 
-Item = Figure | Table | Claims | Strips
+Item = Figure | Table | Claims | Checks | Strips
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Write a report's parts as files beside it, for papers and slides: figures as SVG, PNG and CSV, tables as CSV and LaTeX, pictures as PNG."""
+"""Write a report's parts as files beside it, for papers and slides: figures as SVG, PNG and CSV, tables as CSV and LaTeX, pictures
+as PNG, and one row per check and trial as CSV."""
 
 import os
 import uuid
@@ -8,7 +9,7 @@ from pathlib import Path
 from sweeper.latex import escape, tabular
 from sweeper.report import cells, drawing
 from sweeper.report.cells import slug
-from sweeper.report.content import Figure, Report, Strips, Table
+from sweeper.report.content import Checks, Figure, Report, Strips, Table
 
 
 def export(report: Report, folder: Path, page: bytes) -> list[Path]:
@@ -57,6 +58,9 @@ def _files(report: Report) -> Iterator[tuple[str, bytes]]:
             yield f"figures/{slug(item.name)}.csv", cells.csv_text(columns, rows).encode()
         elif isinstance(item, Strips):
             yield from _pictures(item)
+        elif isinstance(item, Checks):
+            columns = list(dict.fromkeys(name for row in item.single for name in row))
+            yield f"tables/{slug(item.name)}.csv", cells.csv_text(columns, item.single).encode()
         else:
             table = item if isinstance(item, Table) else cells.claims_table(item)
             yield f"tables/{slug(item.name)}.csv", cells.csv_text(cells.raw_columns(table), table.rows).encode()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sweeper.report.content import Claim
+from sweeper.report.governed import govern
 from sweeper.report.latent_figures import COLLAPSED, Pair, Quantity, by_epsilon, clean_codebook, depths, pairs
 from sweeper.report.naming import System, Systems, epsilon_name
 from sweeper.report.trials import Row
@@ -19,7 +20,8 @@ def latent_claims(systems: Systems) -> list[Claim]:
     """Return the sentences about reconstruction, encodings, quantization and indices, for the paper's own setting where it was run."""
     found = pairs(systems)
     pair = found[0] if found else Pair("", None, None)
-    return [_reconstruction(pair), _encodings(pair), *_quantization(pair.vq), *_indices(pair.vq)]
+    compared = [govern(one, (), pair.known) for one in (_reconstruction(pair), _encodings(pair))]
+    return compared + [govern(one, (), [pair.vq] if pair.vq else []) for one in (*_quantization(pair.vq), *_indices(pair.vq))]
 
 
 def curves(system: System, depth: int, quantity: Quantity) -> dict[int, Curve]:

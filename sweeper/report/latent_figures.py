@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sweeper.report.content import Cell, Figure, Panel, Series, Table
 from sweeper.report.curves import EPSILON, columns
-from sweeper.report.naming import System, Systems, attack_name, kind
+from sweeper.report.naming import System, Systems, attack_name, kind, ranked_first
 from sweeper.report.trials import Row, Trial, base_name, same
 from sweeper.report.values import Value, of_seeds
 
@@ -158,7 +158,7 @@ def codebook_table(systems: Systems) -> Table:
     with_codes = [s for s in systems.all if any(clean_codebook(s.variant.trials, depth, "perplexity") for depth in depths([s]))]
     found = depths(with_codes)
     rows = []
-    for system in with_codes:
+    for system in ranked_first(with_codes):
         row: dict[str, Cell] = {"system": system.name, "codes": system.variant.settings.get("codebook_size"), "seeds": len(system.variant.trials)}
         for depth in found:
             for column in ("perplexity", "usage"):

@@ -71,11 +71,15 @@ def epsilon_name(epsilon: float) -> str:
 
 @dataclass(frozen=True)
 class System:
-    """A variant under the one name that it has in all figures."""
+    """A variant under the one name that it has in all figures: `VQUNet`, or `VQUNet (unranked: C9)` where a validity check fails."""
 
-    name: str
+    plain: str
     kind: str  # `vqunet`, `unet`, a baseline's model, `control`, `other`
     variant: Variant
+
+    @property
+    def name(self) -> str:
+        return f"{self.plain} ({self.variant.unranked})" if self.variant.unranked else self.plain
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ class Systems:
 
     def one(self, kind: str, among: Sequence[System] | None = None) -> System | None:
         return next((system for system in (self.primary if among is None else among) if system.kind == kind), None)
+
+
+def ranked_first(systems: Sequence[System]) -> list[System]:
+    """Return those that fail a validity check behind the others, else in their order."""
+    return sorted(systems, key=lambda system: bool(system.variant.failed))
 
 
 def systems_of(material: Material) -> Systems:

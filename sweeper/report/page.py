@@ -35,6 +35,7 @@ def render(report: Report) -> str:
         has_intervals=lambda panel: any(series.low for series in panel.series),
         panel_table=cells.panel_table,
         shown=cells.shown,
+        span=cells.span,
         image=_image,
     )
     return environment.get_template("page.html.j2").render(report=report, anchors=_anchors(report))

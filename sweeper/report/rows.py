@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.checks._result import Result
+from sweeper.checks.all import run_checks
 from sweeper.ranking import key_of_row, latest_plan, states
 from sweeper.report.trials import Material, Row, SampleSet, Score, Trial, Variant
 from sweeper.results import Results
@@ -51,6 +53,10 @@ def load(results: Results, sweep: str, dataset: str | None = None, plan_hash: st
         for row in read(results, "sample_sets", ["sample_set", "sample_ids", "labels"])
         if row["sample_set"] in used
     }
+    found = run_checks(results, planned)
+    checks: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for one in found:
+        checks[one.key].append(one)
     state = states(results, planned)  # after reading, which finds the parts that are damaged inside: those are missing
 
     def trial(row: Row) -> Trial:
@@ -67,7 +73,8 @@ def load(results: Results, sweep: str, dataset: str | None = None, plan_hash: st
         done = [row for row in members if state[key_of_row(row)]["status"] == "completed" and row["trial_id"] in settings]
         variants.append(
             Variant(first["label"], first["factor"] or "", first["level"] or "", first["is_reference"], first["evaluation_id"],
-                    tuple(row["seed"] for row in members), tuple(trial(row) for row in done))
+                    tuple(row["seed"] for row in members), tuple(trial(row) for row in done),
+                    tuple(one for row in members for one in checks[key_of_row(row)]))
         )  # fmt: skip
         troubles += [_trouble(row, state[key_of_row(row)]) for row in members if row not in done]
     first = planned[0]
@@ -75,6 +82,7 @@ def load(results: Results, sweep: str, dataset: str | None = None, plan_hash: st
     return Material(
         first["sweep"], first["plan_hash"], first["dataset"], first["scale"], first["evaluation"], float(first["score_epsilon"]), tuple(variants),
         tuple(troubles), tuple(sorted(runs, key=lambda run: run["started"])), tuple(str(problem) for problem in results.skipped),
+        tuple(planned), tuple(found),
     )  # fmt: skip
 
 

@@ -70,6 +70,8 @@ def warnings(material: Material, systems: Systems) -> tuple[str, ...]:
         found.append(
             "The evaluation is `quick`, which prunes searches: few images, one gray-box and one adaptive attack. It ranks and proves nothing."
         )
+    if unranked := [system.name for system in systems.all if system.variant.failed]:
+        found.append(f"A validity check fails, so these are unranked and their figures not to be believed: {', '.join(unranked)}. See Checks.")
     if empty := [variant.label for variant in material.variants if not variant.trials]:
         found.append(f"No completed trial, so in no table and no figure: {', '.join(empty)}.")
     if one := [system.name for system in systems.all if len(system.variant.trials) == 1]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sweeper.report.content import Cell, Table
 from sweeper.report.curves import Sheet, count
-from sweeper.report.naming import PAPER_AFTER, PAPER_BEFORE, System, dataset_name, epsilon_name
+from sweeper.report.naming import PAPER_AFTER, PAPER_BEFORE, System, dataset_name, epsilon_name, ranked_first
 from sweeper.report.trials import Material, Trial
 from sweeper.report.values import Value, of_images, of_seeds
 from sweeper.statistics import paired_over_images
@@ -47,7 +47,7 @@ def clean_change_value(trials: Sequence[Trial]) -> Value | None:
 
 def _table(material: Material, name: str, title: str, members: Sequence[System]) -> Table:
     at = epsilon_name(material.score_epsilon)
-    rows = [_row(material, system) for system in members]
+    rows = [_row(material, system) for system in ranked_first(members)]
     has_paper = any(row["paper_after"] is not None for row in rows)
     columns = ["system", "before", "after", "change", *(_PAPER if has_paper else ()), "unretrained", "robust_score", "adaptive", "mixed",
                "graybox", "transfer", "seeds", "images", "interval"]  # fmt: skip
@@ -104,7 +104,7 @@ def _cells(name: str, value: Value | None) -> dict[str, Cell]:
 
 
 def _notes(material: Material, members: Sequence[System], has_paper: bool) -> tuple[str, ...]:
-    notes = []
+    notes = _unranked(members)
     if has_paper:
         notes.append(
             f"The paper's target has {100 * PAPER_BEFORE[material.dataset]:.2f} % (WRN-28-10, 10,000 test images, one training, no interval)."
@@ -119,6 +119,19 @@ def _notes(material: Material, members: Sequence[System], has_paper: bool) -> tu
     if any(len(system.variant.trials) > 1 for system in members):
         notes.append("Intervals over seeds are t intervals with one degree of freedom less than seeds; they may leave 0 to 100 where seeds are few.")
     return tuple(notes)
+
+
+def _unranked(systems: Sequence[System]) -> list[str]:
+    """Return a sentence on the systems that fail a validity check: which, at which seed, and what it found first."""
+    failed = [system for system in systems if system.variant.failed]
+    if not failed:
+        return []
+    told = []
+    for system in failed:
+        first = {one.check: one for one in reversed(system.variant.failed)}
+        seeds = {trial.trial_id: f" at seed {trial.seed}" for trial in system.variant.trials}
+        told += [f"{system.plain}, {one.check}{seeds.get(one.trial_id, '')}: {one.message}" for one in reversed(first.values())]
+    return [f"Unranked, last and not to be believed, since a validity check fails: {'; '.join(told)}."]
 
 
 def _means(trials: Sequence[Trial]) -> list[float]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from sweeper.report.content import Claim
 from sweeper.report.curves import Sheet
+from sweeper.report.governed import govern
 from sweeper.report.naming import kind
 from sweeper.report.training_curves import EARLY, weight_variants, weights
 from sweeper.report.trials import Material, Trial, Variant
@@ -30,7 +31,8 @@ def second_pass(sheet: Sheet) -> list[Claim]:
     one, two = (of_images([trial.clean() for trial in variant.trials]) for variant in (once, twice))
     parts.append(f"clean accuracy {percent(one)} and {percent(two)}")
     more = "of clean reconstructions against the originals, the smaller the blurrier; said by the paper of earlier, VAE-based defenses"
-    return [claim(text, where, by_seeds(margins), "; ".join(parts), more)]
+    compared = [system for system in sheet[1].all if any(system.variant is variant for variant in (once, twice))]
+    return [govern(claim(text, where, by_seeds(margins), "; ".join(parts), more), (), compared)]
 
 
 def _matches(once: Variant, twice: Variant) -> bool:

@@ -78,7 +78,9 @@ def weight_variants(material: Material) -> list[Variant]:
 
 
 def weights(variant: Variant) -> str:
-    return f"alpha {variant.settings['alpha']:g}, beta {variant.settings['beta']:g}"
+    """Return `alpha 1, beta 4`, with its mark where a validity check fails."""
+    name = f"alpha {variant.settings['alpha']:g}, beta {variant.settings['beta']:g}"
+    return f"{name} ({variant.unranked})" if variant.unranked else name
 
 
 def over_epochs(name: str, trials: Sequence[Trial], stage: str, quantity: Callable[[Row], float | None]) -> Series | None:

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.checks._grouping import worst_first
+from sweeper.checks._result import Result
+from sweeper.checks.catalogue import CHECKS
+from sweeper.checks.gate import failures
 from sweeper.statistics import image_scores, mixed_halves, paper_mix, worst_broken_at
 
 Row = dict[str, Any]
@@ -160,7 +164,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration under one evaluation, with its completed trials, seeds ascending."""
+    """One configuration under one evaluation, with its completed trials, seeds ascending, and what the reviewer's checks say of them."""
 
     label: str
     factor: str
@@ -169,6 +173,23 @@ class Variant:
     evaluation_id: str
     planned_seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+    checks: tuple[Result, ...] = ()
+
+    @cached_property
+    def failed(self) -> tuple[Result, ...]:
+        """Return its failed validity checks: with one, at any seed, it is not ranked."""
+        return tuple(one for failed in failures(self.checks).values() for one in failed)
+
+    @property
+    def unranked(self) -> str:
+        """Return `unranked: C9, C13`, or nothing where no validity check fails."""
+        names = {one.check for one in self.failed}
+        ordered = [*(name for name in CHECKS if name in names), *sorted(names - set(CHECKS))]
+        return f"unranked: {', '.join(ordered)}" if ordered else ""
+
+    def worst(self, check: str) -> Result | None:
+        """Return the worst that a check says of any of its trials."""
+        return next(iter(worst_first([one for one in self.checks if one.check == check])), None)
 
     @property
     def settings(self) -> Row:
@@ -195,6 +216,8 @@ class Material:
     troubles: tuple[str, ...] = ()  # failed and missing trials, by name
     runs: tuple[Row, ...] = ()
     skipped: tuple[str, ...] = ()
+    planned: tuple[Row, ...] = ()  # its rows of `sweeps`
+    checks: tuple[Result, ...] = ()  # of all completed trials, in the order of `run_checks`
 
     @property
     def undefended(self) -> Variant | None:
