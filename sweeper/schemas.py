@@ -87,6 +87,15 @@ TABLES: dict[str, Table] = {
             float64?: train_noise, train_epsilon, adversary_epsilon, kl_weight, frequency_weight
         """),
     ),
+    # One row per way of scoring on a data set. config: canonical JSON of the whole EvaluationConfig, as `trials` has a trial's.
+    "evaluations": Table(
+        version=1,
+        key=("evaluation_id",),
+        sort=("dataset", "name", "evaluation_id"),
+        columns=_columns("""
+            string: evaluation_id, name, split, dataset, fingerprint, config
+        """),
+    ),
     # Append-only: one row per try, also of tries that failed or were lost.
     "attempts": Table(
         version=1,

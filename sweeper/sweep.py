@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.artifacts import Artifacts
-from sweeper.config import EvaluationConfig, TrialConfig
+from sweeper.config import EvaluationConfig, TrialConfig, canonical_json
 from sweeper.datasets import Splits, load
 from sweeper.escalation import Probe, Probes, pending
 from sweeper.keys import part_key
@@ -123,7 +123,7 @@ class _Compacting:
 
 
 def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
-    """Store the plan (`sweeps`), this invocation (`runs`), the images and the sample sets; what is stored already stays."""
+    """Store the plan (`sweeps`), its ways of scoring, this invocation (`runs`), the images and the sample sets; what is stored already stays."""
     rows = [
         {
             "sweep": plan.sweep, "plan_hash": plan.plan_hash, "trial_id": trial.trial_id, "variant_id": trial.variant_id, "label": trial.label,
@@ -135,6 +135,7 @@ def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
         for trial in plan.trials
     ]  # fmt: skip
     results.publish("sweeps", part_key("sweeps", plan.plan_hash), rows)
+    _record_evaluations(plan, results)
     started, host = datetime.now(UTC), socket.gethostname()
     run = {
         "sweep": plan.sweep, "plan_hash": plan.plan_hash, "dataset": plan.dataset, "evaluation_id": plan.trials[0].evaluation_id,
@@ -148,6 +149,15 @@ def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
     ]
     results.publish("samples", part_key("samples", splits.fingerprint), samples)
     _record_sample_sets(plan, results, splits)
+
+
+def _record_evaluations(plan: Plan, results: Results) -> None:
+    for trial in {trial.evaluation_id: trial for trial in plan.trials}.values():
+        row = {
+            "evaluation_id": trial.evaluation_id, "name": trial.evaluation.name, "split": trial.evaluation.split, "dataset": plan.dataset,
+            "fingerprint": trial.config.fingerprint, "config": canonical_json(trial.evaluation),
+        }  # fmt: skip
+        results.publish("evaluations", part_key("evaluations", trial.evaluation_id), [row])
 
 
 def _record_sample_sets(plan: Plan, results: Results, splits: Splits) -> None:
