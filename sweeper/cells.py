@@ -34,8 +34,11 @@ class Networks:
     def defense(self) -> Defense:
         return Defense(self.purifier.module, self.final.module)
 
-    def content(self, classifier: Trained) -> str:
-        """Return the content of a whole defense: its purifier's and a classifier's weights."""
+    def scored_on(self, name: str) -> str:
+        """Return the content of what a row's classifier of that name ends: a whole defense, or the bare target where nothing is filtered."""
+        if name == "unfiltered":
+            return self.target.content[:16]
+        classifier = self.final if name == "retrained" else self.target
         return f"{self.purifier.content[:16]}+{classifier.content[:16]}"
 
 
@@ -45,7 +48,7 @@ def networks_of(config: TrialConfig, materials: Materials) -> Networks:
     return Networks(target, purifier, retrained_of(config, materials, target, purifier) if config.retrain != "none" else None)
 
 
-def cell_outcomes(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell, materials: Materials, networks: Networks) -> Outcomes:
+def outcomes_of(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell, materials: Materials, networks: Networks) -> Outcomes:
     """Return which images each classifier behind the purifier still classifies correctly, under one attack at each of its epsilons."""
     samples = materials.samples(config, evaluation, cell.images)
     purifier, target, retrained = networks.purifier, networks.target, networks.retrained
@@ -55,8 +58,8 @@ def cell_outcomes(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell,
     def make() -> Bundle:
         if cell.threat in ADAPTIVE:
             fix_draws(key)
-            content, name = networks.content(networks.final), networks.final_name
-            return _packed(score_adaptive(networks.defense, name, samples, cell, content=content, batch_size=evaluation.batch_size))
+            name = networks.final_name
+            return _packed(score_adaptive(networks.defense, name, samples, cell, content=networks.scored_on(name), batch_size=evaluation.batch_size))
         victim = retrained if cell.victim == "retrained" else None
         shared = None if cell.threat == "clean" else materials.adversarial(config, evaluation, cell, victim)
         unfiltered = target.module if cell.threat == "clean" else None
@@ -64,6 +67,16 @@ def cell_outcomes(config: TrialConfig, evaluation: EvaluationConfig, cell: Cell,
         return _packed(score_static(purifier.module, classifiers, samples, shared, batch_size=evaluation.batch_size, unfiltered=unfiltered))
 
     return _unpacked(materials.artifacts.get_or_create("outcomes", key, make))
+
+
+def source_of(cell: Cell, config: TrialConfig, evaluation: EvaluationConfig) -> str:
+    """Return the `source` of a cell's rows: what the images were crafted on, in words."""
+    if cell.threat == "graybox":
+        return "retrained" if cell.victim == "retrained" and config.retrain != "none" else config.target.model
+    if cell.threat == "transfer":
+        model = evaluation.sources[0].model
+        return f"{model}x{len(evaluation.sources)}" if cell.source is None else f"{model}#{cell.source + 1}"
+    return "defense" if cell.threat in ADAPTIVE else "none"
 
 
 def worst_of(broken_at: list[torch.Tensor]) -> torch.Tensor | None:

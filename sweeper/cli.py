@@ -39,6 +39,7 @@ from sweeper.arguments import (
 from sweeper.inspect_results import rank, status
 from sweeper.manage_data import data_app
 from sweeper.report.command import report
+from sweeper.reproduce_results import reproduce
 from sweeper.tables import print_rows
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def trial(config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="A 
 
 for _command in (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, report):
     app.command()(_command)
+app.command()(reproduce)
 app.add_typer(data_app, name="data")
 
 

@@ -58,13 +58,7 @@ def show(results: Results, trial_id: str) -> dict[str, Rows]:
     """
     sweeps = results.read("sweeps", ["sweep", "plan_hash", "trial_id", "label", "seed", "dataset"]).to_pylist()
     attempts = results.read("attempts").to_pylist()
-    known = {row["trial_id"]: None for row in attempts} | {row["trial_id"]: row["label"] for row in sweeps}
-    matches = sorted(name for name in known if name.startswith(trial_id))
-    if len(matches) != 1:
-        listed = "; ".join(f"{name[:12]} {known[name] or ''}".strip() for name in matches[:8]) + ("; …" if len(matches) > 8 else "")
-        raise ValueError(f"{len(matches) or 'no'} trial{'s' * (len(matches) > 1)} begin{'s' * (not matches)} with {trial_id!r}"
-                         + (f": {listed}" if matches else "; `status SPACE` lists them"))  # fmt: skip
-    name = matches[0]
+    name = _named(trial_id, sweeps, attempts)
     scores = results.read("scores", _SCORES, {"trial_id": name}).to_pylist()
     scores.sort(key=lambda row: (_THREATS.index(row["threat"]) if row["threat"] in _THREATS else 9, row["classifier"], row["attack"], row["epsilon"]))
     latents = results.read("latents", ["evaluation_id", "threat", *_CODEBOOKS], {"trial_id": name, "threat": "clean"}).to_pylist()
@@ -76,6 +70,25 @@ def show(results: Results, trial_id: str) -> dict[str, Rows]:
         "codebooks": [codebooks[depth] for depth in sorted(codebooks)],
         "scores": scores,
     }
+
+
+def trial_named(results: Results, first_characters: str) -> str:
+    """Return the id of the trial that begins with these characters.
+
+    Raises:
+        ValueError: If no trial begins so, or several do.
+    """
+    return _named(first_characters, results.read("sweeps", ["trial_id", "label"]).to_pylist(), results.read("attempts", ["trial_id"]).to_pylist())
+
+
+def _named(first_characters: str, sweeps: Rows, attempts: Rows) -> str:
+    known = {row["trial_id"]: None for row in attempts} | {row["trial_id"]: row["label"] for row in sweeps}
+    matches = sorted(name for name in known if name.startswith(first_characters))
+    if len(matches) != 1:
+        listed = "; ".join(f"{name[:12]} {known[name] or ''}".strip() for name in matches[:8]) + ("; …" if len(matches) > 8 else "")
+        raise ValueError(f"{len(matches) or 'no'} trial{'s' * (len(matches) > 1)} begin{'s' * (not matches)} with {first_characters!r}"
+                         + (f": {listed}" if matches else "; `status SPACE` lists them"))  # fmt: skip
+    return matches[0]
 
 
 def for_people(shown: Mapping[str, Rows]) -> dict[str, Rows]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sweeper.artifacts import Bundle
-from sweeper.cells import Networks, cell_outcomes, networks_of, worst_of
+from sweeper.cells import Networks, networks_of, outcomes_of, worst_of
 from sweeper.checks.catalogue import CHECKS
 from sweeper.config import Classifier, EvaluationConfig, TrialConfig, key_of
 from sweeper.keys import PROBES_VERSION, cell_content
@@ -82,7 +82,7 @@ def strength_row(
 
     def make() -> Bundle:
         networks = networks_of(config, materials)
-        found = [cell_outcomes(config, evaluation, cell, materials, networks).broken_at for cell in adaptive]
+        found = [outcomes_of(config, evaluation, cell, materials, networks).broken_at for cell in adaptive]
         subject = subject_of(config, evaluation, materials, networks, [each for each in found if each is not None], siblings, sources)
         began = time.monotonic()
         return Bundle({}, {"finding": list(LEVELS[level][check](subject, level)), "seconds": time.monotonic() - began})

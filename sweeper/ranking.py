@@ -20,7 +20,7 @@ from sweeper.results import Results
 from sweeper.statistics import Estimate, image_scores, over_images, over_seeds, worst_broken_at
 
 BY = ("robust_score", "clean", "psnr", "seconds")
-CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>[^@]+)@(?P<epsilon>[0-9./e-]+)$")
+CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>.+)@(?P<epsilon>[0-9./e-]+)$")
 
 
 @dataclass(frozen=True)

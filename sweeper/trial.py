@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeper.cells import cell_outcomes, networks_of
+from sweeper.cells import networks_of, outcomes_of, source_of
 from sweeper.config import Cell, EvaluationConfig, TrialConfig, canonical_json
 from sweeper.keys import attack_label, evaluation_id, health_part, part_key, scores_part
 from sweeper.lookup import find
 from sweeper.materials import Materials, SampleSet
-from sweeper.options import ADAPTIVE
 from sweeper.probing import health_rows, subject_of
 from sweeper.provenance import provenance
 from sweeper.schemas import TABLES
@@ -66,16 +65,15 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     rows_by_threat: dict[str, list[dict[str, Any]]] = {}
     for done, cell in enumerate(evaluation.cells):
         materials.progress(f"score {cell.threat} {cell.attack}", done, len(evaluation.cells), {})
-        outcomes = cell_outcomes(config, evaluation, cell, materials, networks)
+        outcomes = outcomes_of(config, evaluation, cell, materials, networks)
         label = attack_label(cell, evaluation)
         samples = materials.samples(config, evaluation, cell.images)
         names = {"trial_id": trial_id, "evaluation_id": evaluation_name, "threat": cell.threat, "attack": label}
-        by_name = {"original": networks.target, "retrained": networks.final}
-        scored_on = {name: networks.target.content[:16] if name == "unfiltered" else networks.content(by_name[name]) for name in outcomes.correct}
-        rows = _score_rows(names, cell, outcomes, samples, scored_on, _source(cell, config, evaluation))
+        scored_on = {name: networks.scored_on(name) for name in outcomes.correct}
+        rows = _score_rows(names, cell, outcomes, samples, scored_on, source_of(cell, config, evaluation))
         rows_by_threat.setdefault(cell.threat, []).extend(rows)
         publish("scores", scores_part(trial_id, evaluation_name, cell, label), rows)
-        latents += [names | {"source": _source(cell, config, evaluation)} | row for row in outcomes.latents]
+        latents += [names | {"source": source_of(cell, config, evaluation)} | row for row in outcomes.latents]
         if outcomes.broken_at is not None:
             broken_at.append(outcomes.broken_at)
     publish("latents", part_key("latents", trial_id, evaluation_name), [_without(row, "mse") for row in latents])
@@ -112,16 +110,6 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
         train_seconds=train_seconds,
         score_seconds=score_seconds,
     )
-
-
-def _source(cell: Cell, config: TrialConfig, evaluation: EvaluationConfig) -> str:
-    """Return the `source` of a cell's rows: what the images were crafted on, in words."""
-    if cell.threat == "graybox":
-        return "retrained" if cell.victim == "retrained" and config.retrain != "none" else config.target.model
-    if cell.threat == "transfer":
-        model = evaluation.sources[0].model
-        return f"{model}x{len(evaluation.sources)}" if cell.source is None else f"{model}#{cell.source + 1}"
-    return "defense" if cell.threat in ADAPTIVE else "none"
 
 
 def _score_rows(

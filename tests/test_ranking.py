@@ -17,7 +17,7 @@ from sweeper.datasets import Splits
 from sweeper.inspection import overview, show, trial_states
 from sweeper.keys import PROBES_VERSION, attack_label, health_part, part_key, scores_part
 from sweeper.plan import Plan, PlannedTrial
-from sweeper.ranking import Ranking, rank
+from sweeper.ranking import CELL, Ranking, rank
 from sweeper.results import Results
 from sweeper.statistics import wilson
 from sweeper.sweep import record_plan
@@ -263,3 +263,9 @@ def test_show_finds_a_trial_by_the_beginning_of_its_id(sweep: SmallSweep) -> Non
         show(results, "zzz")
     with pytest.raises(ValueError, match="3 trials begin"):
         show(results, "")
+
+
+def test_an_attack_of_the_users_own_is_a_cells_attack_although_its_name_has_an_at_sign() -> None:
+    cell = CELL.fullmatch("graybox/file:rfgsm@0123456789abcdef@8/255")
+    assert cell is not None
+    assert cell.groups() == ("graybox", "file:rfgsm@0123456789abcdef", "8/255")
