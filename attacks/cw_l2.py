@@ -1,11 +1,13 @@
-"""Carlini and Wagner's L2 attack, its perturbation clipped to each epsilon's L-infinity ball.
+"""Carlini and Wagner's L2 attack: the distances it needs, or its perturbation clipped to each epsilon's L-infinity ball.
 
 Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017, section VI-A (arXiv:1608.04644): over w,
 minimise |x(w) - x|^2 + c * max(confidence - margin, 0) with x(w) = (tanh(w) + 1) / 2, and search for the smallest c that
-succeeds. Settings and details are those of CleverHans 2.1.0. The attack has no epsilon; clipping is the reading under which it
-can be drawn over the axis of FGSM, BIM and PGD. One search serves the whole grid.
+succeeds. Settings and details are those of CleverHans 2.1.0. The attack has no epsilon. ``minimum_distances`` says how far the
+nearest success is: on the attacked model itself, an image is robust at an L2 epsilon, as far as this attack can tell, if its
+distance exceeds it. That says nothing of another model, for which there is one image per original and no larger one.
 
-What it can show is limited. At small epsilon clipping undoes the attack, beyond the largest |delta| the curve is flat, and it
+``perturb`` clips to a ball, the reading under which the attack can be drawn over the axis of FGSM, BIM and PGD. One search serves
+the whole grid. What it can show is limited. At small epsilon clipping undoes the attack, beyond the largest |delta| the curve is flat, and it
 need not fall in between. With confidence 0 the images lie on the decision boundary: any blur undoes them, and rounding alone
 can change the class. ``cw`` is the stronger attack within a ball.
 
@@ -42,6 +44,7 @@ from attacks._linf import ball, check_count, check_inputs, detached_copy, input_
 from attacks._modes import ready_for_attack
 
 NORM = "linf"
+DISTANCE_NORM = "l2"  # of minimum_distances
 VERSION = 1
 
 SHRINK = 0.999999  # an image's tanh(w) is at most this: atanh stays finite, and pixels of 0 and 1 are not frozen
@@ -151,11 +154,43 @@ def perturb(
         return torch.stack([project(nearest, *ball(images, epsilon)) for epsilon in epsilons])
 
 
+def minimum_distances(model: nn.Module, images: Tensor, labels: Tensor, *, keys: Tensor, config: Config = Config()) -> Tensor:
+    """Return each image's distance to the nearest adversarial one found, L2 over the whole image in [0, 1], float32 (N,).
+
+    0 where the image is misclassified as it is, infinity where none was found: upper bounds of the true distances. An adversarial image counts only
+    if a plain forward pass, without gradients, misclassifies it by more than `confidence`; the search goes on where it does not. `keys` are not
+    used: the attack is deterministic.
+
+    Raises:
+        ValueError: If logits are not finite, or no gradient path leads to the input.
+    """
+    check_inputs(images, labels, (0.0,), keys)
+    with ready_for_attack(model):
+        images, labels = detached_copy(images), labels.clone()
+        distances = torch.full((len(images),), torch.inf, device=images.device)
+        if len(images):
+            is_right = _plain_logits(model, images).argmax(1) == labels
+            nearest, is_found = _search(model, images, labels, is_right.nonzero().squeeze(1), config, confirm=True)
+            lengths = (nearest - images).flatten(1).double().norm(dim=1).float()
+            distances = torch.where(is_found, lengths, distances)
+            distances = torch.where(is_right, distances, 0.0)
+        return distances
+
+
 def _nearest_adversarial(model: nn.Module, images: Tensor, labels: Tensor, config: Config) -> Tensor:
     """Return the successes nearest to the images in L2, float (N, C, H, W); see the module on failures."""
-    nearest = images.clone()
     value = input_gradient(model, images, labels, margin).objective
-    searches = _begin(images, labels, (~(value > config.confidence)).nonzero().squeeze(1), config)
+    return _search(model, images, labels, (~(value > config.confidence)).nonzero().squeeze(1), config)[0]
+
+
+def _search(model: nn.Module, images: Tensor, labels: Tensor, rows: Tensor, config: Config, *, confirm: bool = False) -> tuple[Tensor, Tensor]:
+    """Return what is found for the images at `rows`, float (N, C, H, W), the others as they are; and which are successes, bool (N,).
+
+    Args:
+        confirm: Whether a success counts only if it is one in a plain forward pass too.
+    """
+    nearest, is_found = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
+    searches = _begin(images, labels, rows, config)
     # Adam in TensorFlow's form: the bias is corrected in the rate, and epsilon added to the moment as it is
     rates = [config.learning_rate * (1 - BETA2**step) ** 0.5 / (1 - BETA1**step) for step in range(1, config.num_steps + 1)]
     rate_of = torch.tensor(rates, dtype=images.dtype, device=images.device)
@@ -166,7 +201,7 @@ def _nearest_adversarial(model: nn.Module, images: Tensor, labels: Tensor, confi
         _, value, gradient = input_gradient(model, iterates, searches.labels, margin)
         delta = iterates - searches.start
         squared = delta.square().flatten(1).sum(1)
-        _keep_better(searches, iterates, value, squared, config)
+        _keep_better(searches, iterates, value, squared, config, model if confirm else None)
 
         missing = (config.confidence - value).clamp(min=0)
         has_ended = _has_ended(searches, squared + searches.constant * missing, config)
@@ -178,9 +213,9 @@ def _nearest_adversarial(model: nn.Module, images: Tensor, labels: Tensor, confi
         searches.step += 1
         if bool(has_ended.any()):
             _begin_next_runs(searches, has_ended)
-            nearest[searches.rows] = searches.best
+            nearest[searches.rows], is_found[searches.rows] = searches.best, searches.distance.isfinite()
             searches = searches.of((searches.runs_left > 0).nonzero().squeeze(1))
-    return nearest
+    return nearest, is_found
 
 
 def _begin(images: Tensor, labels: Tensor, rows: Tensor, config: Config) -> _Searches:
@@ -209,9 +244,15 @@ def _begin(images: Tensor, labels: Tensor, rows: Tensor, config: Config) -> _Sea
     )
 
 
-def _keep_better(searches: _Searches, iterates: Tensor, value: Tensor, squared: Tensor, config: Config) -> None:
-    """Keep the nearest success of each search; before the first success, the iterate of largest margin."""
+def _keep_better(searches: _Searches, iterates: Tensor, value: Tensor, squared: Tensor, config: Config, confirm: nn.Module | None) -> None:
+    """Keep the nearest success of each search; before the first success, the iterate of largest margin.
+
+    Args:
+        confirm: The model, where a success that would be the nearest counts only if a plain forward pass agrees.
+    """
     is_success = value > config.confidence
+    if confirm is not None and len(tried := (is_success & (squared < searches.distance)).nonzero().squeeze(1)):
+        is_success[tried] = margin(_plain_logits(confirm, iterates[tried]), searches.labels[tried]) > config.confidence
     is_nearest = is_success & (squared < searches.distance)
     is_better = is_nearest | (searches.distance.isinf() & (value > searches.largest_margin))
     searches.best = torch.where(_column(is_better), iterates, searches.best)
@@ -251,6 +292,14 @@ def _next_constant(constant: Tensor, low: Tensor, high: Tensor, has_found: Tenso
     low = torch.where(has_found, low, torch.maximum(low, constant))
     high = torch.where(has_found, torch.minimum(high, constant), high)
     return torch.where(high.isinf(), constant * 10, (low + high) / 2), low, high
+
+
+@torch.inference_mode()
+def _plain_logits(model: nn.Module, images: Tensor) -> Tensor:
+    logits = model(images)
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the logits are not finite (NaN or infinity), so the distance to a misclassified image is undefined")
+    return logits
 
 
 def _column(values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from attacks import _ascending, _backward, _inner, _white_box, fgsm
 from models import _folding
 from sweeper.lookup import adopt, canonical, find, nearest, version
-from sweeper.options import ADAPTIVE, attack_module, check_epsilons, explain, resolve_options
+from sweeper.options import ADAPTIVE, attack_module, check_epsilons, explain, measures_distance, resolve_options
 
 THREATS = ("clean", "graybox", "transfer", *ADAPTIVE)
 EVALUATION_SETTINGS = ("victim", "mix", "attack_preset", "num_eot_samples")  # flat settings that say how a trial is scored, not what it is
@@ -272,6 +272,11 @@ class Cell(_Frozen):
         return self.threat == "transfer" or (self.threat == "graybox" and self.victim == "original")
 
     @property
+    def measures_distance(self) -> bool:
+        """Say whether its result is how far the nearest adversarial image is (table `distances`), at no epsilon."""
+        return measures_distance(self.attack, self.threat)
+
+    @property
     def version(self) -> str:
         if self.attack == "none":
             return "none"
@@ -279,6 +284,8 @@ class Cell(_Frozen):
         # an object that stands for a library's attack is no module: its wrapper's module has the shared parts
         own = version(module) if isinstance(module, ModuleType) else f"{module.VERSION},{version(sys.modules[type(module).__module__])}"
         around = _backward.VERSION if self.threat == "adaptive_bpda" else 0
+        if self.measures_distance:
+            return f"{own},distances,{around}"
         return f"{own},{_white_box.VERSION},{around}" if self.threat in ADAPTIVE and (around or module is not _ascending) else own
 
 

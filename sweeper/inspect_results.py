@@ -97,8 +97,8 @@ def show(trial_id: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial'
 def query(sql: Annotated[str, typer.Argument(metavar="SQL")], results: Root = DEFAULT_ROOT, format: Format = "table") -> None:
     """Ask the tables in SQL (DuckDB).
 
-    Tables: sweeps, trials, evaluations, attempts, scores, latents, strips, epochs, checks, samples, sample_sets, runs; `describe scores` lists
-    columns. Scores, latents, strips and epochs show once their trial is completed.
+    Tables: sweeps, trials, evaluations, attempts, scores, distances, latents, strips, epochs, checks, samples, sample_sets, runs; `describe
+    scores` lists columns. Scores, distances, latents, strips and epochs show once their trial is completed.
     """
     with refusing():
         check_format(format)

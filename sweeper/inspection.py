@@ -1,16 +1,19 @@
 """How far sweeps are, and everything about one trial: the rows behind `status` and `show`. No torch, no Ray."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.ranking import key_of_row, latest_plan, states
 from sweeper.results import Results
+from sweeper.statistics import quartiles
 
 Rows = list[dict[str, Any]]
 
 _SCORES = ["evaluation_id", "threat", "attack", "epsilon", "source", "classifier", "sample_set", "n", "correct", "accuracy", "ci_low", "ci_high",
            "carried_over", "achieved_epsilon", "seconds"]  # fmt: skip
+_DISTANCES = ["evaluation_id", "threat", "attack", "classifier", "norm", "sample_set", "n", "found", "distances", "seconds"]
 _CODEBOOKS = ["depth", "perplexity", "usage", "quantization_error"]
 _THREATS = ("clean", "adaptive", "adaptive_bpda", "adaptive_soft", "graybox", "transfer")
 _CLASSIFIERS = ("retrained", "original", "unfiltered")
@@ -69,6 +72,15 @@ def show(results: Results, trial_id: str) -> dict[str, Rows]:
         "attempts": sorted((row for row in attempts if row["trial_id"] == name), key=lambda row: row["attempt"]),
         "codebooks": [codebooks[depth] for depth in sorted(codebooks)],
         "scores": scores,
+        "distances": [_with_quartiles(row) for row in results.read("distances", _DISTANCES, {"trial_id": name}).to_pylist()],
+    }
+
+
+def _with_quartiles(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of `distances` with three figures in place of the list; None where fewer images have an adversarial one."""
+    found = dict(zip(("quarter", "median", "three_quarters"), quartiles(row["distances"]), strict=True))
+    return {key: value for key, value in row.items() if key != "distances"} | {
+        name: value if math.isfinite(value) else None for name, value in found.items()
     }
 
 
@@ -111,7 +123,16 @@ def for_people(shown: Mapping[str, Rows]) -> dict[str, Rows]:
             rows = [row for row in mine if row["threat"] == threat]
             crafted = "" if threat == "clean" else f", crafted on {'the whole defense' if threat == 'adaptive' else rows[0]['source']}"
             tables[f"{threat}{crafted}: accuracy in %, 95 % interval{suffix}"] = _grid(rows)
+        far = [row for row in shown["distances"] if row["evaluation_id"] == evaluation]
+        title = f"distance to the nearest adversarial image, within which 25, 50 and 75 % of all images have one{suffix}"
+        tables[title] = [_distance(row) for row in sorted(far, key=lambda row: (row["threat"], row["attack"]))]
     return {title: rows for title, rows in tables.items() if rows}
+
+
+def _distance(row: dict[str, Any]) -> dict[str, Any]:
+    names = {"25 %": "quarter", "50 %": "median", "75 %": "three_quarters"}
+    within = {title: "none" if row[name] is None else f"{row[name]:.3f}" for title, name in names.items()}
+    return {name: row[name] for name in ("threat", "attack", "classifier", "norm", "n", "found")} | within
 
 
 def _grid(rows: Sequence[dict[str, Any]]) -> Rows:

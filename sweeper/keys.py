@@ -5,7 +5,7 @@ Each is a pure function of configurations, so a plan knows what is stored, and a
 
 from collections.abc import Sequence
 
-from sweeper.config import KEY_LENGTH, Cell, Classifier, EvaluationConfig, TrialConfig, key_of
+from sweeper.config import KEY_LENGTH, Cell, Classifier, EvaluationConfig, TrialConfig, canonical_json, key_of
 
 SCORING_VERSION = 1  # of scoring.py and materials.py: what turns weights and images into outcomes
 PROBES_VERSION = 1  # of probes/: raise it when a probe would find something else; stored checks are then made anew
@@ -17,6 +17,11 @@ def attack_label(cell: Cell, evaluation: EvaluationConfig) -> str:
     if len(twins) == 1:
         return cell.attack
     return f"{cell.attack}#{key_of('options', options=cell.options, epsilons=cell.epsilons, images=cell.images)[:6]}"
+
+
+def attack_settings(cell: Cell) -> str:
+    """Return an attack's complete settings as rows store them, canonical JSON."""
+    return canonical_json({"attack": cell.attack, "options": cell.options, "labels": cell.labels, "version": cell.version})
 
 
 def cell_content(cell: Cell, evaluation: EvaluationConfig) -> dict[str, object]:
@@ -100,9 +105,16 @@ def strength_part(trial_id: str, evaluation: str, level: str, check: str) -> str
     return part_key("checks", trial_id, evaluation, level, check, str(PROBES_VERSION))
 
 
+def distances_part(trial_id: str, evaluation: str, cell: Cell, label: str) -> str:
+    return part_key("distances", trial_id, evaluation, cell.threat, label)
+
+
 def expected_parts(config: TrialConfig, evaluation: EvaluationConfig, trial_id: str, name: str) -> list[str]:
     """Return `table/part_key` of every part that a completed trial has, `trials` last; name is the `evaluation_id`."""
-    parts = [f"scores/{scores_part(trial_id, name, cell, attack_label(cell, evaluation))}" for cell in evaluation.cells]
+    parts = []
+    for cell in evaluation.cells:
+        table, part = ("distances", distances_part) if cell.measures_distance else ("scores", scores_part)
+        parts.append(f"{table}/{part(trial_id, name, cell, attack_label(cell, evaluation))}")
     parts.append(f"latents/{part_key('latents', trial_id, name)}")
     if evaluation.strip_cells:
         parts.append(f"strips/{part_key('strips', trial_id, name)}")

@@ -19,7 +19,8 @@ ADAPTIVE = ("adaptive", "adaptive_bpda", "adaptive_soft")  # threats whose attac
 def attack_module(name: str, threat: str) -> Any:
     """Return the module of an attack, or the object that stands for a library's: `torchattacks:NAME`, and AutoAttack's parts under `adaptive`.
 
-    Under `adaptive`, `pgd` is the native ascending attacker; any other attack is run over ascending epsilons on what survives.
+    Under `adaptive`, `pgd` is the native ascending attacker; any other attack is run over ascending epsilons on what survives,
+    unless it offers `minimum_distances` (see `measures_distance`).
     """
     if name.startswith("torchattacks:"):
         from attacks import _torchattacks
@@ -33,6 +34,11 @@ def attack_module(name: str, threat: str) -> Any:
         if name in _autoattack.NAMES:
             return _autoattack.load(name)
     return find("attacks", name)
+
+
+def measures_distance(name: str, threat: str) -> bool:
+    """Say whether an attack measures how far the nearest adversarial image is: on the attacked defense itself, where it offers to."""
+    return threat in ADAPTIVE and hasattr(attack_module(name, threat), "minimum_distances")
 
 
 def check_epsilons(values: tuple[float, ...]) -> tuple[float, ...]:

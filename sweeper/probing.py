@@ -33,7 +33,7 @@ def subject_of(
         siblings: The same variant with other seeds, trained already.
         sources: Classifiers to craft on, the target first.
     """
-    cells = [cell for cell in evaluation.cells if cell.threat in ADAPTIVE]
+    cells = [cell for cell in evaluation.cells if cell.threat in ADAPTIVE and not cell.measures_distance]
     native = next((cell for cell in cells if cell.attack == "pgd" and cell.threat == "adaptive"), None)
     samples = materials.samples(config, evaluation, cells[0].images if cells else None)
     return Subject(
@@ -63,7 +63,7 @@ def strength_row(
     config: TrialConfig, evaluation: EvaluationConfig, materials: Materials, level: str, check: str, siblings: Sequence[TrialConfig] = ()
 ) -> dict[str, Any]:
     """Return the finding of one attack as a row of `checks` without the trial's names; what is stored is not attacked again."""
-    adaptive = [cell for cell in evaluation.cells if cell.threat in ADAPTIVE]
+    adaptive = [cell for cell in evaluation.cells if cell.threat in ADAPTIVE and not cell.measures_distance]
     sources = [config.target, *evaluation.sources] if check == "C19" else []
     siblings = siblings if check == "C32" else ()
     key = key_of(

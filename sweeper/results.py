@@ -166,7 +166,7 @@ class Results:
     ) -> "pa.Table":
         """Return a table, or some columns and rows of it, in the declared types.
 
-        Rows of scores, latents and epochs show once their trial is completed (has its row in `trials`), unless include_unfinished.
+        Rows of scores, distances, latents, strips and epochs show once their trial is completed (has its row in `trials`), unless include_unfinished.
         Damaged and foreign files are left out and reported, see on_problem.
 
         Args:

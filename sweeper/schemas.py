@@ -130,6 +130,23 @@ TABLES: dict[str, Table] = {
             string?: crafted_on, scored_on
         """),
     ),
+    # Of attacks that look for the nearest adversarial image. distances: in `norm`, in the order of the sample set; 0 where an image is wrong
+    # unperturbed, infinity where none was found. An accuracy at epsilon is the share of distances above it.
+    "distances": Table(
+        version=1,
+        key=("trial_id", "evaluation_id", "attack", "threat", "source", "classifier"),
+        sort=("threat", "attack", "trial_id"),
+        columns=_columns("""
+            string: trial_id, evaluation_id, attack, threat, source, classifier, norm, sample_set
+            int64: n, found
+            float64: median
+            list<float32>: distances
+            string?: attack_settings
+            float64?: seconds
+            int64?: forwards, backwards
+            string?: crafted_on, scored_on
+        """),
+    ),
     # What a perturbation does inside the purifier, per depth d = 1, 2, …: L1 distances of clean and adversarial latents
     # before and after quantization.
     "latents": Table(
@@ -228,7 +245,7 @@ TABLES: dict[str, Table] = {
     ),
 }
 
-NEEDS_FINISHED_TRIAL = ("scores", "latents", "strips", "epochs")  # rows show once their trial has a row in `trials`
+NEEDS_FINISHED_TRIAL = ("scores", "distances", "latents", "strips", "epochs")  # rows show once their trial has a row in `trials`
 
 
 def find_table(name: str) -> Table:

@@ -154,12 +154,7 @@ def score_adaptive(defense: Defense, name: str, samples: SampleSet, cell: Cell, 
         content: Content hash of the defense: it is both what is attacked and what is scored.
     """
     started = time.monotonic()
-    if cell.threat == "adaptive_bpda":
-        defense = Defense(with_identity_backward(defense.purifier), defense.classifier)
-    found = []
-    for temperature in _temperatures(defense.purifier, samples.images[:batch_size]) if cell.threat == "adaptive_soft" else [None]:
-        with soft_assignment(defense.purifier, temperature) if temperature is not None else nullcontext():
-            found.append(_ascended(defense, samples, cell, batch_size))
+    found = [_ascended(attacked, samples, cell, batch_size) for attacked in as_attacked(defense, cell.threat, samples.images[:batch_size])]
     broken_at = torch.stack([ascent.broken_at for ascent in found]).amin(0)
     grid = torch.tensor(cell.epsilons, dtype=torch.float32, device=broken_at.device)  # broken_at holds these very float32 values
     correct = (broken_at > grid[:, None]).cpu()  # (E, N)
@@ -174,6 +169,19 @@ def score_adaptive(defense: Defense, name: str, samples: SampleSet, cell: Cell, 
         broken_at=broken_at.cpu(),
         carried_over=[int((broken_at < epsilon).sum()) for epsilon in grid],
     )
+
+
+def as_attacked(defense: Defense, threat: str, images: Tensor) -> Iterator[Defense]:
+    """Yield the defense with the gradients of an adaptive threat; an attack under `adaptive_soft` takes each, and an image survives all of them.
+
+    Args:
+        images: Some, whose encodings say what a temperature is large against.
+    """
+    if threat == "adaptive_bpda":
+        defense = Defense(with_identity_backward(defense.purifier), defense.classifier)
+    for temperature in _temperatures(defense.purifier, images) if threat == "adaptive_soft" else [None]:
+        with soft_assignment(defense.purifier, temperature) if temperature is not None else nullcontext():
+            yield defense
 
 
 def _ascended(defense: Defense, samples: SampleSet, cell: Cell, batch_size: int) -> Ascent:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def query(results: "Results", statement: str, *, include_unfinished: bool = False) -> tuple[list[str], list[tuple[object, ...]]]:
     """Return the column names and the rows of a statement, in values that JSON knows.
 
-    Tables without rows are there, empty and typed. Scores, latents and epochs of trials that are not completed are left out
-    unless include_unfinished.
+    Tables without rows are there, empty and typed. Scores, distances, latents, strips and epochs of trials that are not completed
+    are left out unless include_unfinished.
     NaN and infinities become None, times ISO 8601 text. The statement sees the tables only: it can neither read nor write any file.
 
     Raises:

@@ -103,6 +103,13 @@ def image_scores(broken_at: ArrayLike, epsilons: ArrayLike, score_epsilon: float
     return survived @ weights
 
 
+def quartiles(values: ArrayLike) -> tuple[float, float, float]:
+    """Return the least values that a quarter, half and three quarters of all do not exceed, without interpolation: infinity is a value like any."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    low, middle, high = (float(ordered[-(-ordered.size * share // 4) - 1]) for share in (1, 2, 3))
+    return low, middle, high
+
+
 def over_images(scores: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Return the mean of per-image values in [0, 1] with its interval over images: this checkpoint on other images, not another training.
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sweeper.cells import networks_of, outcomes_of, source_of
 from sweeper.config import Cell, EvaluationConfig, TrialConfig, canonical_json
-from sweeper.keys import attack_label, evaluation_id, health_part, part_key, scores_part
+from sweeper.distances import distance_row
+from sweeper.keys import attack_label, attack_settings, distances_part, evaluation_id, health_part, part_key, scores_part
 from sweeper.lookup import find
 from sweeper.materials import Materials, SampleSet
 from sweeper.probing import health_rows, subject_of
@@ -65,8 +66,13 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     rows_by_threat: dict[str, list[dict[str, Any]]] = {}
     for done, cell in enumerate(evaluation.cells):
         materials.progress(f"score {cell.threat} {cell.attack}", done, len(evaluation.cells), {})
-        outcomes = outcomes_of(config, evaluation, cell, materials, networks)
         label = attack_label(cell, evaluation)
+        if cell.measures_distance:
+            row = distance_row(config, evaluation, cell, materials, networks.defense, networks.scored_on(networks.final_name))
+            names = {"threat": cell.threat, "attack": label, "source": source_of(cell, config, evaluation), "classifier": networks.final_name}
+            publish("distances", distances_part(trial_id, evaluation_name, cell, label), [named | names | row])
+            continue
+        outcomes = outcomes_of(config, evaluation, cell, materials, networks)
         samples = materials.samples(config, evaluation, cell.images)
         names = {"trial_id": trial_id, "evaluation_id": evaluation_name, "threat": cell.threat, "attack": label}
         scored_on = {name: networks.scored_on(name) for name in outcomes.correct}
@@ -115,7 +121,7 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
 def _score_rows(
     names: dict[str, str], cell: Cell, outcomes: Outcomes, samples: SampleSet, scored_on: dict[str, str], source: str
 ) -> list[dict[str, Any]]:
-    settings = canonical_json({"attack": cell.attack, "options": cell.options, "labels": cell.labels, "version": cell.version})
+    settings = attack_settings(cell)
     rows = []
     for classifier, correct in outcomes.correct.items():
         for index, epsilon in enumerate(cell.epsilons):

@@ -98,6 +98,7 @@ def test_the_full_evaluation_holds_every_attacker_on_every_image() -> None:
         ("adaptive", "pgd", "margin"), ("adaptive", "pgd", "ce"), ("adaptive_bpda", "pgd", "margin"), ("adaptive_soft", "pgd", "margin"),
         ("adaptive", "code_flip", None),
         ("adaptive", "apgd_ce", None), ("adaptive", "apgd_t", None), ("adaptive", "fab_t", None), ("adaptive", "square", None),
+        ("adaptive", "cw_l2", None),
     ]  # fmt: skip
     assert {cell.source for cell in full.cells if cell.threat == "transfer"} == {0, 1, 2}
 

@@ -29,6 +29,8 @@ PROMISED = {  # design.md's list
     "attempts": "trial_id evaluation_id attempt status reason message log host started ended",
     "scores": "trial_id evaluation_id attack epsilon threat source classifier sample_set n correct accuracy ci_low ci_high outcomes "
     "broken_at carried_over attack_settings attack_label achieved_epsilon seconds forwards backwards crafted_on scored_on",
+    "distances": "trial_id evaluation_id attack threat source classifier norm sample_set n found median distances attack_settings seconds forwards "
+    "backwards crafted_on scored_on",
     "latents": "trial_id evaluation_id attack epsilon threat source depth l1_pre l1_post rel_pre rel_post index_change usage perplexity "
     "quantization_error image_l1 image_l1_clean psnr ssim",
     "strips": "trial_id evaluation_id threat attack epsilon position sample_id label predicted_clean predicted_adversarial clean adversarial "

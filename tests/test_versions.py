@@ -24,6 +24,7 @@ TRAINING = ("sweeper/config.py", "TRAINING_VERSION")
 SHARED: dict[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     "sweeper/scoring.py": (SCORING, ()),
     "sweeper/materials.py": (SCORING, ()),
+    "sweeper/distances.py": (SCORING, ()),
     "models/_folding.py": (SCORING, ()),
     "sweeper/datasets/_splits.py": (SCORING, ("stratified_indices", "choose")),
     "sweeper/training.py": (TRAINING, ()),
