@@ -41,6 +41,18 @@ Cpus = Annotated[
     float | None,
     typer.Option(metavar="X", help="CPUs of each trial, whole or a fraction, and torch threads (at least 1); default: the scale's."),
 ]
+Split = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Whose images attack and score: test (the default), or validation, to choose by without the test images."),
+]
+Address = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster; default: this machine.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="GPUs of each trial, whole or a fraction; default: 1 if this machine has one, at medium and paper."),
+]
+MaxConcurrent = Annotated[int | None, typer.Option(min=1, metavar="N", help="Trials at once, at most.")]
+Inline = Annotated[bool, typer.Option("--inline", help="Everything in this process, one after the other, without Ray.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try trials again that failed by themselves, not by a lost worker.")]
 DEFAULT_ROOT = Path("results")
 GROUPS = ("training", "retraining", "target", "numerics", "model_options")
 
@@ -111,6 +123,7 @@ def make_plan(
     settings: list[str] | None,
     epsilons: str | None,
     cpus: float | None,
+    split: str = "test",
 ) -> "tuple[Plan, Splits]":
     from sweeper import datasets, lookup, options, plan, scales
 
@@ -120,7 +133,7 @@ def make_plan(
         raise ValueError(f"--cpus-per-trial must be above 0, got {cpus:g}")
     module = lookup.find("search_spaces", space)
     name = lookup.canonical(Path(space).stem if space.endswith(".py") else space)
-    _try_variants(module, space)
+    variants_of(module, space)
     base = dict(_assignment(text) for text in settings or [])
     for setting in ("scale", "evaluation", "epsilons", "seeds"):
         if setting in base:
@@ -146,21 +159,22 @@ def make_plan(
         settings=base,
         threads=None if cpus is None else max(1, int(cpus)),
         epsilons=grid,
+        split=split,
     )
     return made, splits
 
 
-def _try_variants(module: Any, space: str) -> None:
-    """Call a search space's `variants()`, so that what is wrong inside is told with its line and not as our own failure.
+def variants_of(module: Any, space: str) -> list[Any]:
+    """Return what a search space's `variants()` gives, none if it has none: what is wrong inside is told with its line and not as our own failure.
 
     Raises:
         ValueError: Naming file and line of an exception, or what `variants()` gave instead of a list.
     """
     if not hasattr(module, "variants"):
-        return  # said by the plan
+        return []  # said by the plan
     try:
         given = module.variants()
-        listed = not isinstance(given, str | dict) and bool(iter(given))
+        listed = None if isinstance(given, str | dict) else list(given)
     except Exception as error:
         trace, place = error.__traceback__, str(space)
         while trace is not None:
@@ -168,8 +182,9 @@ def _try_variants(module: Any, space: str) -> None:
                 place = f"{module.__file__}, line {trace.tb_lineno}"
             trace = trace.tb_next
         raise ValueError(f"{place}: {type(error).__name__}: {error}") from error
-    if not listed:
+    if listed is None:
         raise ValueError(f"{space}: variants() must return a list of dicts, got {given!r:.80}")
+    return listed
 
 
 def _cap(name: str, value: object) -> int | None:

@@ -25,7 +25,7 @@ def check(
     """
     from sweeper.checks.all import run_checks
     from sweeper.checks.gate import how_many
-    from sweeper.ranking import latest_plan
+    from sweeper.stored_plans import latest_plan, title_of
 
     with refusing():
         check_format(format)
@@ -33,14 +33,13 @@ def check(
         planned = latest_plan(store, sweep, dataset, plan_hash, ranks=True)
         found = run_checks(store, planned)
         shown = [one for one in worst_first(found) if everything or one.outcome not in QUIET]
-        first = planned[0]
         labels = {(row["trial_id"], row["evaluation_id"]): row for row in reversed(planned)}
         trials = len({one.key for one in found})
         rows = for_programs(shown, labels) if format in RAW_FORMATS else for_people(shown, labels, trials)
         hidden = len(found) - len(shown)
         notes = [f"{hidden} results that pass or do not apply are left out; --all shows them."] if hidden else []
         notes.append(how_many(found) if found else "No trial of this plan is completed.")
-        print_rows(rows, format, title=f"{first['sweep']} on {first['dataset']} ({first['scale']}, {first['evaluation']})", notes=notes)
+        print_rows(rows, format, title=title_of(store, planned), notes=notes)
 
 
 COMMANDS = (check,)

@@ -5,37 +5,39 @@ standard error. Exit status: 0 all trials completed, 1 some failed, 2 unusable a
 """
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper import check_results, compare_results, inspect_results
+from sweeper import check_results, compare_results, inspect_results, select_results
 from sweeper.arguments import (
     DEFAULT_ROOT,
+    Address,
     Cpus,
     Data,
     Dataset,
     Epsilons,
     Evaluation,
     Format,
+    Gpus,
+    Inline,
+    MaxConcurrent,
+    RetryFailed,
     Root,
     Scale,
     Seeds,
     Set,
     Space,
-    check_address,
+    Split,
     check_format,
     errors,
     make_plan,
     refusing,
 )  # fmt: skip
+from sweeper.execution import Means, run_plan
 from sweeper.inspect_results import rank, status
 from sweeper.manage_data import data_app
 from sweeper.report.command import report
@@ -65,100 +67,36 @@ def run(
     data: Data = None,
     scale: Scale = "small",
     evaluation: Evaluation = None,
+    split: Split = "test",
     seeds: Seeds = None,
     settings: Set = None,
     epsilons: Epsilons = None,
     results: Root = DEFAULT_ROOT,
-    address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster; default: this machine.")] = None,
+    address: Address = None,
     cpus_per_trial: Cpus = None,
-    gpus_per_trial: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="GPUs of each trial, whole or a fraction; default: 1 if this machine has one, at medium and paper."),
-    ] = None,
-    max_concurrent: Annotated[int | None, typer.Option(min=1, metavar="N", help="Trials at once, at most.")] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="Everything in this process, one after the other, without Ray.")] = False,
+    gpus_per_trial: Gpus = None,
+    max_concurrent: MaxConcurrent = None,
+    inline: Inline = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try trials again that failed by themselves, not by a lost worker.")] = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Run what is missing of a search space, then rank it.
 
     Running again continues. Results are kept under --results, one root for any number of sweeps.
     """
     with refusing():
-        plan, splits = make_plan(space, dataset, data, scale, evaluation, seeds, settings, epsilons, cpus_per_trial)
+        plan, splits = make_plan(space, dataset, data, scale, evaluation, seeds, settings, epsilons, cpus_per_trial, split)
         if dry_run:
             _print_plan(plan, results, "table")
             return
-        data = data.absolute() if data else None
-        from sweeper.estimate import check_space
-
-        check_space(plan, results)
-        if address is not None and not inline:
-            check_address(address)
-    from sweeper.live import Display
-    from sweeper.sweep import inline as run_inline
-    from sweeper.sweep import run_sweep, state_of
-    from sweeper.worker import StageFailed
-
-    with refusing(), _interruptible() as interrupted:
-        gpus = _gpus(gpus_per_trial, scale)
-        threads = plan.trials[0].config.numerics.threads
-        slots = 1 if inline else max(1, int((os.cpu_count() or 1) // (cpus_per_trial or threads)))
-        execute = run_inline if inline else _ray_executor(cpus_per_trial or threads, gpus, max_concurrent, address, interrupted)
-        try:
-            with Display(slots=min(slots, max_concurrent or slots)) as display:
-                finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed)
-        except StageFailed as error:
-            errors.print(f"error: {error}; nothing can be scored without it", style="red", markup=False, soft_wrap=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            errors.print("interrupted; what was computed is stored, and the same command continues")
-            raise typer.Exit(130) from None
-    with refusing():
-        state = state_of(plan, results)
-    for problem in [end for end in finished if end.status == "failed"]:
-        errors.print(f"failed ({problem.reason}): {problem.message}; log: {problem.log}", style="red", markup=False, soft_wrap=True)
-    if waiting := [trial for trial in state.missing if trial.key in state.failed and trial.key not in {end.key for end in finished}]:
-        errors.print(f"{len(waiting)} trials failed by themselves earlier and were not tried again; --retry-failed does", soft_wrap=True)
+    means = Means(inline, address, cpus_per_trial, gpus_per_trial, max_concurrent)
+    state = run_plan(plan, splits, results, data, means, retry_failed=retry_failed)
     if plan.evaluation.name == "quick":
         status(plan.sweep, results=results, plan_hash=plan.plan_hash)
         errors.print("the quick evaluation never ranks; `query` and `show` read its scores, --evaluation standard ranks", soft_wrap=True)
     else:
         rank(plan.sweep, results=results, plan_hash=plan.plan_hash)
     raise typer.Exit(1 if state.missing else 0)
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into KeyboardInterrupt, and remember them: one that is raised inside a library's callback can be lost."""
-    interrupted = threading.Event()
-
-    def interrupt(*_: object) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _gpus(asked: float | None, scale: str) -> float:
-    if asked is not None:
-        if asked < 0:
-            raise ValueError(f"--gpus-per-trial must be at least 0, got {asked:g}")
-        return asked
-    import torch
-
-    return 1.0 if scale != "small" and torch.cuda.is_available() else 0.0
-
-
-def _ray_executor(cpus: float, gpus: float, max_concurrent: int | None, address: str | None, interrupted: threading.Event) -> Any:
-    from sweeper.driver import Resources, executor  # only here is Ray imported
-
-    return executor(Resources(cpus=cpus, gpus=gpus, max_concurrent=max_concurrent, address=address), interrupted.is_set)
 
 
 @app.command()
@@ -168,6 +106,7 @@ def plan(
     data: Data = None,
     scale: Scale = "small",
     evaluation: Evaluation = None,
+    split: Split = "test",
     seeds: Seeds = None,
     settings: Set = None,
     epsilons: Epsilons = None,
@@ -180,7 +119,7 @@ def plan(
     Trials, shared stages, what is stored already, estimated time and bytes.
     """
     with refusing():
-        made, _ = make_plan(space, dataset, data, scale, evaluation, seeds, settings, epsilons, cpus_per_trial)
+        made, _ = make_plan(space, dataset, data, scale, evaluation, seeds, settings, epsilons, cpus_per_trial, split)
         _print_plan(made, results, format)
 
 
@@ -189,7 +128,7 @@ def _print_plan(plan: "Plan", root: Path, format: str) -> None:
 
     check_format(format)
     rows, notes = describe(plan, root, slots=max(1, (os.cpu_count() or 1) // plan.trials[0].config.numerics.threads))
-    print_rows(rows, format, title=f"{plan.sweep} on {plan.dataset} ({plan.scale}, {plan.evaluation.name})", notes=notes)
+    print_rows(rows, format, title=plan.title, notes=notes)
 
 
 @app.command()
@@ -210,7 +149,7 @@ def trial(config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="A 
         raise typer.Exit(1)
 
 
-for _command in (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, report):
+for _command in (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, *select_results.COMMANDS, report):
     app.command()(_command)
 app.command()(reproduce)
 app.add_typer(data_app, name="data")

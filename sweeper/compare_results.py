@@ -9,6 +9,7 @@ from sweeper.inspect_results import open_results
 from sweeper.tables import RAW_FORMATS, print_rows
 
 Sweep = Annotated[str, typer.Argument(metavar="SPACE", help="The search space that was run.")]
+PlanHash = Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan, as `status` names it; default: the one run last.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="The data set; default: that of the last run.")]
 
 
@@ -27,6 +28,7 @@ def compare(
     ] = None,
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Compare two trained networks over images, not settings over seeds.")] = False,
     dataset: Dataset = None,
+    plan_hash: PlanHash = None,
     results: Root = DEFAULT_ROOT,
     format: Format = "table",
 ) -> None:
@@ -43,15 +45,18 @@ def compare(
             raise ValueError(f"--against compares settings; --checkpoints takes two trials' ids instead, got --against {against}")
         store = open_results(results)
         if checkpoints:
-            made = compare_checkpoints(store, sweep, names or [], by=by, dataset=dataset)
+            made = compare_checkpoints(store, sweep, names or [], by=by, dataset=dataset, plan_hash=plan_hash)
         else:
-            made = compare_settings(store, sweep, names or [], against=against or "reference", by=by or "robust_score", dataset=dataset)
+            made = compare_settings(
+                store, sweep, names or [], against=against or "reference", by=by or "robust_score", dataset=dataset, plan_hash=plan_hash
+            )
         print_rows(made.rows if format in RAW_FORMATS else made.shown(), format, title=made.title, notes=made.notes)
 
 
 def pareto(
     sweep: Sweep,
     dataset: Dataset = None,
+    plan_hash: PlanHash = None,
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Also what fails a validity check; nothing is checked.")] = False,
     results: Root = DEFAULT_ROOT,
     format: Format = "table",
@@ -65,13 +70,13 @@ def pareto(
 
     with refusing():
         check_format(format)
-        ranking = rank(open_results(results), sweep, dataset=dataset, unchecked=unchecked)
+        ranking = rank(open_results(results), sweep, dataset=dataset, plan_hash=plan_hash, unchecked=unchecked)
         rows = pareto_rows(ranking.rows)
         left_out = [f"{row['label']} ({row['status']})" for row in ranking.rows if row["label"] not in {other["label"] for other in rows}]
         notes = [f"Unranked or without both figures: {'; '.join(left_out)}."] if left_out else []
         notes.append(
             "Means over seeds, not tested: a difference may be chance; `compare` tests it. robust_score and clean may be over different numbers of "
-            "test images."
+            "images."
         )
         title = ranking.title.replace(", by robust_score", ": clean accuracy and robust_score")
         print_rows(rows if format in RAW_FORMATS else [_shown(row) for row in rows], format, title=title, notes=notes)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from sweeper.lookup import nearest
 from sweeper.paired import paired_over_seeds
-from sweeper.ranking import CELL, Key, epsilon_of, final_classifiers, key_of_row, latest_plan, rank, short, states, trial_figures
+from sweeper.ranking import CELL, epsilon_of, final_classifiers, rank, short, trial_figures
 from sweeper.results import Results
 from sweeper.statistics import mcnemar, paired_over_images, worst_case
+from sweeper.stored_plans import Key, key_of_row, latest_plan, split_of, states, title_of
 
 BY = ("robust_score", "clean")
 LEAST_IMAGES = 100
@@ -36,8 +37,9 @@ class Comparison:
 
 
 def compare_settings(
-    results: Results, sweep: str, labels: Sequence[str] = (), *, against: str = "reference", by: str = "robust_score", dataset: str | None = None
-) -> Comparison:
+    results: Results, sweep: str, labels: Sequence[str] = (), *, against: str = "reference", by: str = "robust_score", dataset: str | None = None,
+    plan_hash: str | None = None,
+) -> Comparison:  # fmt: skip
     """Return each variant's paired difference, seed by seed, against the reference or another variant; the largest first.
 
     The family that Holm's correction covers is every row of this table, with or without a result.
@@ -46,11 +48,12 @@ def compare_settings(
         labels: The variants to compare; none: all but the one they are compared with.
         against: `reference`, or a variant's label.
         by: `robust_score`, `clean`, or `THREAT/ATTACK@EPSILON`.
+        plan_hash: The plan, or its first characters; None: the one run last.
 
     Raises:
         ValueError: If the sweep, a label or the quantity is unknown, a variant is compared with itself, or the evaluation is `quick`.
     """
-    planned = _ranked_plan(results, sweep, dataset)
+    planned = _ranked_plan(results, sweep, dataset, plan_hash)
     if by not in BY and CELL.match(by) is None:
         raise ValueError(f"cannot compare by {by!r}{nearest(by, BY)}; known: {', '.join(BY)}, or THREAT/ATTACK@EPSILON such as graybox/pgd@0.1")
     names = list(dict.fromkeys(row["label"] for row in planned))
@@ -85,13 +88,15 @@ def compare_settings(
         )  # fmt: skip
     rows.sort(key=lambda row: (row["difference"] is None, -(row["difference"] or 0.0), row["label"]))
     first = planned[0]
-    title = f"{first['sweep']} on {first['dataset']} ({first['scale']}, {first['evaluation']}): {by} against {base}, seed by seed"
-    unranked = {row["label"] for row in rank(results, sweep, dataset=dataset).rows if row["status"] == "unranked"}
+    title = f"{title_of(results, planned)}: {by} against {base}, seed by seed"
+    unranked = {row["label"] for row in rank(results, sweep, dataset=dataset, plan_hash=first["plan_hash"]).rows if row["status"] == "unranked"}
     doubtful = [label for label in (base, *(row["label"] for row in rows)) if label in unranked]
-    return Comparison(rows, title, _notes(rows, without, doubtful))
+    return Comparison(rows, title, _notes(rows, without, doubtful, split_of(results, planned)))
 
 
-def compare_checkpoints(results: Results, sweep: str, trial_ids: Sequence[str], *, by: str | None = None, dataset: str | None = None) -> Comparison:
+def compare_checkpoints(
+    results: Results, sweep: str, trial_ids: Sequence[str], *, by: str | None = None, dataset: str | None = None, plan_hash: str | None = None
+) -> Comparison:
     """Return McNemar's exact test of two trials on the images that both were scored on: the second minus the first.
 
     An image counts as correct if it survives every attack (and source) that `by` names.
@@ -103,7 +108,7 @@ def compare_checkpoints(results: Results, sweep: str, trial_ids: Sequence[str], 
     Raises:
         ValueError: If a trial or the quantity is unknown, a trial is not completed, or fewer than 100 images are common to both.
     """
-    planned = _ranked_plan(results, sweep, dataset)
+    planned = _ranked_plan(results, sweep, dataset, plan_hash)
     if len(trial_ids) != 2:
         raise ValueError(f"--checkpoints compares two trials, got {len(trial_ids)}; `status SPACE` lists their ids")
     pair = [_trial(planned, name) for name in trial_ids]
@@ -136,11 +141,12 @@ def compare_checkpoints(results: Results, sweep: str, trial_ids: Sequence[str], 
         "differ, so it says nothing about the two settings. Without --checkpoints, settings are compared over seeds.",
         "McNemar's exact test; interval of Agresti and Min (2005), over images.",
     ]
-    return Comparison(rows, f"{planned[0]['sweep']} on {planned[0]['dataset']}: {what} of two checkpoints", notes)
+    split = ", validation images" if split_of(results, planned) == "validation" else ""
+    return Comparison(rows, f"{planned[0]['sweep']} on {planned[0]['dataset']}{split}: {what} of two checkpoints", notes)
 
 
-def _ranked_plan(results: Results, sweep: str, dataset: str | None) -> list[dict[str, Any]]:
-    planned = latest_plan(results, sweep, dataset, ranks=True)
+def _ranked_plan(results: Results, sweep: str, dataset: str | None, plan_hash: str | None) -> list[dict[str, Any]]:
+    planned = latest_plan(results, sweep, dataset, plan_hash, ranks=True)
     if planned[0]["evaluation"] == "quick":
         raise ValueError("the quick evaluation prunes a search and compares nothing; run with --evaluation standard")
     return planned
@@ -182,7 +188,7 @@ def _mean(values: dict[int, float], seeds: Sequence[int]) -> float | None:
     return float(np.mean([values[seed] for seed in seeds])) if seeds else None
 
 
-def _notes(rows: Sequence[dict[str, Any]], without: Sequence[str], doubtful: Sequence[str]) -> list[str]:
+def _notes(rows: Sequence[dict[str, Any]], without: Sequence[str], doubtful: Sequence[str], split: str) -> list[str]:
     notes = [f"Without a value: {'; '.join(without)}. A row holds the seeds that both sides have."] if without else []
     if doubtful:
         notes.append(f"Not to be believed, since a validity check fails (`rank` says which): {'; '.join(doubtful)}.")
@@ -195,7 +201,7 @@ def _notes(rows: Sequence[dict[str, Any]], without: Sequence[str], doubtful: Seq
         return notes
     notes.append(
         f"Paired t test over the seeds of training, p adjusted by Holm over the {len(rows)} row{'s' * (len(rows) > 1)} of this table, to be chosen "
-        "before looking; each interval is of its row by itself. Figures hold for this target and these test images."
+        f"before looking; each interval is of its row by itself. Figures hold for this target and these {split} images."
     )
     if agreeing := [row["label"] for row in rows if len(row["seeds"]) > 1 and len(set(row["differences"])) == 1]:
         notes.append(f"The seeds agree exactly, which leaves no spread to test against: {'; '.join(agreeing)}.")

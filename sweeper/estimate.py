@@ -65,7 +65,7 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
 def _detectable(plan: Plan) -> str:
     """Return a sentence: the smallest differences that the planned seeds, and the images of the adaptive attacks, can detect."""
     adaptive = [cell.images for cell in plan.evaluation.cells if cell.threat == "adaptive" and cell.images]
-    images = min([_test_images(plan), *adaptive])
+    images = min([_images(plan), *adaptive])
     seeds = len({trial.config.seed for trial in plan.trials})
     found = detectable(images, seeds)
     settings = "nothing is tested between settings with one seed"
@@ -97,14 +97,19 @@ def check_space(plan: Plan, root: Path) -> None:
 def needed_bytes(plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial]) -> int:
     """Return an upper bound of the bytes that a run writes: fp16 perturbations, weights, tables."""
     channels = 1 if plan.dataset in ("digits", "fashion_mnist") else 3
-    images = _test_images(plan)
+    images = _images(plan)
     sets = sum(len(stage.cell.epsilons) * min(stage.cell.images or images, images) * channels * 32 * 32 * 2 for stage in stages if stage.cell)
     weights = {"small": 4, "medium": 300, "paper": 300}[plan.scale] * 2**20
     return sets + weights * (len(trials) + sum(stage.recipe is not None for stage in stages))
 
 
-def _test_images(plan: Plan) -> int:
-    return plan.trials[0].config.test_images or {"digits": 500}.get(plan.dataset, 10_000)
+def _images(plan: Plan) -> int:
+    """Return how many images the split has that is scored on; a data set that is not known is taken for a large one."""
+    config = plan.trials[0].config
+    if plan.evaluation.split == "validation":
+        held = {"digits": 260, "fashion_mnist": 6000, "cifar10": 5000}.get(plan.dataset, 10_000)
+        return min(config.validation_images or held, held)
+    return config.test_images or {"digits": 500}.get(plan.dataset, 10_000)
 
 
 def _seconds(plan: Plan, root: Path) -> tuple[dict[tuple[str, str], float], int]:

@@ -61,15 +61,18 @@ def status(
     With a SPACE: its failed trials first, with reason, message and log, then the missing, then the completed.
     """
     from sweeper.inspection import overview, trial_states
+    from sweeper.stored_plans import latest_plan, split_of
 
     with refusing():
         check_format(format)
         store = open_results(results)
         if sweep is None:
-            print_rows(overview(store), format, droppable=("plan", "evaluation"))
+            print_rows(overview(store), format, droppable=("plan", "evaluation", "images"))
         else:
             rows = trial_states(store, sweep, plan_hash)
-            print_rows(rows, format, title=f"{sweep}: {sum(row['status'] == 'completed' for row in rows)} of {len(rows)} trials completed")
+            words = ", validation images" if split_of(store, latest_plan(store, sweep, plan_hash=plan_hash)) == "validation" else ""
+            title = f"{sweep}{words}: {sum(row['status'] == 'completed' for row in rows)} of {len(rows)} trials completed"
+            print_rows(rows, format, title=title)
 
 
 def show(trial_id: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or its first characters.")], results: Root = DEFAULT_ROOT,

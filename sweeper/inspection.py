@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeper.ranking import key_of_row, latest_plan, states
 from sweeper.results import Results
 from sweeper.statistics import quartiles
+from sweeper.stored_plans import key_of_row, latest_plan, split_of, states
 
 Rows = list[dict[str, Any]]
 
@@ -33,7 +33,7 @@ def overview(results: Results) -> Rows:
         counts = {word: words.count(word) for word in ("completed", "failed", "missing")}
         rows.append(
             {"sweep": run["sweep"], "dataset": run["dataset"], "scale": planned[0]["scale"], "evaluation": planned[0]["evaluation"],
-             "trials": len(planned), **counts, "last_run": run["started"], "plan": run["plan_hash"][:12]}
+             "images": split_of(results, planned), "trials": len(planned), **counts, "last_run": run["started"], "plan": run["plan_hash"][:12]}
         )  # fmt: skip
     return rows
 

@@ -54,7 +54,7 @@ class Display:
 
     def begin(self, plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial], done: int) -> None:
         self._stage_total, self._total = len(stages), len(trials)
-        words = f"{plan.sweep} on {plan.dataset} ({plan.scale}, {plan.evaluation.name}): {len(trials)} trials to run"
+        words = f"{plan.title}: {len(trials)} trials to run"
         self.console.print(f"{words}, {done} stored already, {len(stages)} shared stages to make", highlight=False, soft_wrap=True)
 
     def stage_started(self, stage: Stage) -> None:

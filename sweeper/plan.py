@@ -24,6 +24,7 @@ from sweeper.keys import evaluation_id, expected_parts
 from sweeper.lookup import canonical
 from sweeper.scales import evaluation, trial_defaults
 from sweeper.stages import Stage, cost_rank, own_networks, place, shared_networks, shared_stages
+from sweeper.stored_plans import title
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,14 @@ class Plan:
         return self.trials[0].evaluation
 
     @property
-    def evaluations(self) -> list[EvaluationConfig]:
-        """Return every way in which a trial is scored, once."""
-        return list({trial.evaluation_id: trial.evaluation for trial in self.trials}.values())
+    def evaluations(self) -> dict[str, EvaluationConfig]:
+        """Return every way in which a trial is scored, by its `evaluation_id`."""
+        return {trial.evaluation_id: trial.evaluation for trial in self.trials}
+
+    @property
+    def title(self) -> str:
+        """Return data set, scale and evaluation in words, as the tables' readers say them."""
+        return title(self.sweep, self.dataset, self.scale, self.evaluation.name, self.evaluation.split)
 
     def missing(self, stored: Collection[str]) -> list[PlannedTrial]:
         """Return the trials that lack a part, costly ones first, so that the last to end is a short one.
@@ -108,6 +114,7 @@ def from_space(
     settings: Mapping[str, Any] | None = None,
     threads: int | None = None,
     epsilons: tuple[float, ...] | None = None,
+    split: str = "test",
 ) -> Plan:
     """Return the plan of an ablation.
 
@@ -119,6 +126,7 @@ def from_space(
         settings: What `--set` gave: laid over the scale's defaults, under each variant's own settings.
         threads: Torch threads per trial; None: the scale's.
         epsilons: Grid of gray-box and transfer attacks; None: the scale's.
+        split: Whose images everything is scored on: `test`, or `validation`.
 
     Raises:
         ValueError: For an unusable setting, naming the variant.
@@ -142,7 +150,7 @@ def from_space(
 
     @cache
     def chosen(ways: tuple[tuple[str, Any], ...]) -> EvaluationConfig:
-        return evaluation(chosen_name, canonical(dataset), scale, getattr(space, "ATTACKS", ()), epsilons, **dict(ways))
+        return evaluation(chosen_name, canonical(dataset), scale, getattr(space, "ATTACKS", ()), epsilons, split=split, **dict(ways))
 
     chosen(())  # what is wrong for every variant is not said of the first
     trials: list[PlannedTrial] = []
@@ -188,9 +196,14 @@ def from_space(
                     parts=tuple(expected_parts(config, scored, trial_id, evaluated_as)),
                 )
             )
+    return of_trials(name, canonical(dataset), scale, trials, notes)
+
+
+def of_trials(sweep: str, dataset: str, scale: str, trials: Sequence[PlannedTrial], notes: Sequence[str] = ()) -> Plan:
+    """Return the plan of trials that are resolved already, with what they share."""
     stages = {stage.key: stage for trial in _one_per_target(trials) for stage in shared_stages(trial.config, trial.evaluation)}
     stages |= shared_networks((trial.config, trial.evaluation) for trial in trials)
-    return Plan(name, canonical(dataset), scale, tuple(trials), tuple(sorted(stages.values(), key=place)), tuple(notes))
+    return Plan(sweep, dataset, scale, tuple(trials), tuple(sorted(stages.values(), key=place)), tuple(notes))
 
 
 def of_config(config: TrialConfig, chosen: EvaluationConfig | None = None) -> Plan:

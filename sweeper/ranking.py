@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sweeper.checks.gate import TRIAL_COLUMNS, failed_row, failures, how_many, planned_of, read_scores, unranked_notes, validity
-from sweeper.lookup import canonical, nearest
+from sweeper.lookup import nearest
+from sweeper.optimism import Optimism, optimism_of_first
 from sweeper.paired import Paired, paired_over_seeds
 from sweeper.results import Results
 from sweeper.statistics import Estimate, image_scores, over_images, over_seeds, worst_broken_at
+from sweeper.stored_plans import Key, key_of_row, latest_plan, split_of, states, title_of
 
 BY = ("robust_score", "clean", "psnr", "seconds")
 CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>.+)@(?P<epsilon>[0-9./e-]+)$")
@@ -25,70 +28,19 @@ CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>.+)@(?P<epsilon>[0-9./e-]+)$"
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows best first, as JSON shows them, with what a reader must know beside them."""
+    """Rows best first, as JSON shows them, with what a reader must know beside them.
+
+    `optimism`: by how much its choice flatters the first row; None unless ranked by robust_score, with something to choose from.
+    """
 
     rows: list[dict[str, Any]]
     title: str
     notes: list[str] = field(default_factory=list)
+    optimism: Optimism | None = None
 
     def shown(self) -> list[dict[str, Any]]:
         """Return the rows as a table for people: percent, intervals in brackets, a word in place of what is missing."""
         return [_shown(row, row["by"]) for row in self.rows]
-
-
-def latest_plan(
-    results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None, *, ranks: bool = False
-) -> list[dict[str, Any]]:
-    """Return the `sweeps` rows of the plan that was run last under that name (on that data set), or of the plan named.
-
-    Args:
-        ranks: Prefer the last plan whose evaluation ranks; a later `quick` one does not stand in its way.
-
-    Raises:
-        ValueError: If there is none; the message lists the sweeps there are.
-    """
-    name = canonical(sweep.removesuffix(".py").rpartition("/")[2])
-    runs = results.read("runs", ["sweep", "plan_hash", "dataset", "started"]).to_pylist()
-    mine = [
-        run
-        for run in runs
-        if run["sweep"] == name
-        and (dataset is None or run["dataset"] == canonical(dataset))
-        and (plan_hash is None or run["plan_hash"].startswith(plan_hash))
-    ]
-    if not mine:
-        names = sorted({f"{run['sweep']} on {run['dataset']}" for run in runs})
-        wanted = name + (f" on {canonical(dataset)}" if dataset else "") + (f" with plan {plan_hash}" if plan_hash else "")
-        raise ValueError(f"no sweep {wanted!r} under {results.root}{nearest(name, {run['sweep'] for run in runs})}; there are: {', '.join(names)}")
-    hashes = [run["plan_hash"] for run in sorted(mine, key=lambda run: run["started"], reverse=True)]
-    plans = [results.read("sweeps", where={"plan_hash": name}).to_pylist() for name in (dict.fromkeys(hashes) if ranks else hashes[:1])]
-    return next((plan for plan in plans if plan[0]["evaluation"] != "quick"), plans[0])
-
-
-Key = tuple[str, str]  # trial_id and evaluation_id: one trial may be scored in several ways
-
-
-def key_of_row(row: dict[str, Any]) -> Key:
-    """Return which planned trial a row of sweeps, attempts, scores or latents is about."""
-    return row["trial_id"], row["evaluation_id"]
-
-
-def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
-    """Return key -> status (`completed`, `failed`, `missing`), with reason, message and log of a failure."""
-    tables = {part.partition("/")[0] for row in planned for part in row["parts"]}
-    stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
-    found: dict[Key, dict[str, Any]] = {}
-    for row in planned:
-        rest = [part for part in row["parts"] if part not in stored]
-        found[key_of_row(row)] = {"status": "missing" if rest else "completed", "parts": f"{len(row['parts']) - len(rest)}/{len(row['parts'])}"}
-    if all(state["status"] == "completed" for state in found.values()):
-        return found
-    columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
-    for attempt in sorted(results.read("attempts", columns).to_pylist(), key=lambda attempt: attempt["attempt"]):
-        state = found.get(key_of_row(attempt))
-        if state is not None and state["status"] != "completed" and attempt["status"] == "failed":
-            state |= {name: attempt[name] for name in ("status", "reason", "message", "log")}
-    return found
 
 
 def rank(
@@ -114,7 +66,7 @@ def rank(
     failed = failures(checked)
     epsilons = scores.column("epsilon").unique().to_pylist()
     figures = trial_figures(results, {key_of_row(row) for row in planned}, float(first["score_epsilon"]), by, epsilons)
-    perplexity = _codebooks(results, {row["evaluation_id"] for row in planned})
+    perplexity, psnr = _on_clean_images(results, {row["evaluation_id"] for row in planned})
     state = states(results, planned)  # after reading, which finds the parts that are damaged inside: those are missing
 
     groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
@@ -122,10 +74,11 @@ def rank(
         groups[row["variant_id"], row["evaluation_id"]].append(row)
     rows = []
     per_seed: dict[str, dict[int, float]] = {}
+    per_image: dict[str, tuple[str, NDArray[np.float64]]] = {}
     for (variant_id, evaluation), members in groups.items():
         done_rows = [row for row in members if state[key_of_row(row)]["status"] == "completed"]
         done = [key_of_row(row) for row in done_rows]
-        values = [figures[key] | _costs(trials[key[0]]) for key in done]
+        values = [figures[key] | _costs(trials[key[0]], psnr.get(key)) for key in done]
         row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "evaluation_id": evaluation}
         row["trial_ids"] = [member["trial_id"] for member in members]
         row |= {"is_reference": members[0]["is_reference"], "seeds": len(done), "planned_seeds": len(members), "by": by}
@@ -139,13 +92,18 @@ def rank(
                           for m in members if state[key_of_row(m)]["status"] != "completed"]  # fmt: skip
         rows.append(row)
         per_seed[row["label"]] = {member["seed"]: value[by] for member, value in zip(done_rows, values, strict=True) if value.get(by) is not None}
+        if lists := [value["_images"] for value in values if "_images" in value]:
+            per_image[row["label"]] = lists[0][0], np.mean([scores for name, scores in lists if name == lists[0][0]], axis=0)
     sign = 1 if by == "seconds" else -1
     rows.sort(key=lambda row: (row.get(by) is None, bool(row["failed_checks"]), sign * row[by] if row.get(by) is not None else 0.0))
     for place, row in enumerate(rows, 1):
         row["rank"] = place if row.get(by) is not None and not row["failed_checks"] else None
-    title = f"{first['sweep']} on {first['dataset']} ({first['scale']}, {first['evaluation']}), by {by}"
+    ranked = [row["label"] for row in rows if row["rank"] is not None]
+    optimism = optimism_of_first([per_image[label] for label in ranked if label in per_image]) if by == "robust_score" else None
+    notes = _notes(rows, by, float(first["score_epsilon"]), _from_the_best(ranked, per_seed))
+    notes += [optimism.sentence(split_of(results, planned))] if optimism else []
     gate = ["Nothing was checked (--unchecked)."] if unchecked else [*unranked_notes(rows), f"{how_many(checked)} `check` shows each."]
-    return Ranking(rows, title, _notes(rows, by, float(first["score_epsilon"]), _from_the_best(rows, per_seed)) + gate)
+    return Ranking(rows, f"{title_of(results, planned)}, by {by}", notes + gate, optimism)
 
 
 def trial_figures(
@@ -200,31 +158,36 @@ def final_classifiers(rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
 
 
 def _add_scores(results: Results, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], score_epsilon: float) -> None:
-    """Add `robust_score` and its interval over images, from `broken_at` of every adaptive attack."""
-    columns = ["trial_id", "evaluation_id", "attack", "threat", "epsilon", "classifier", "accuracy", "broken_at"]
+    """Add `robust_score`, its interval over images, and the images' own scores with their sample set, from `broken_at` of every adaptive attack."""
+    columns = ["trial_id", "evaluation_id", "attack", "threat", "epsilon", "classifier", "accuracy", "sample_set", "broken_at"]
     where = {"evaluation_id": evaluations, "threat": ["adaptive", "adaptive_bpda", "adaptive_soft"]}
     grids: dict[Key, set[float]] = defaultdict(set)
     broken: dict[Key, list[list[float]]] = defaultdict(list)
+    sample_sets: dict[Key, str] = {}
     for row in results.read("scores", columns, where).to_pylist():
         key = key_of_row(row)
         if key in found and row["classifier"] == final[key]:
             grids[key].add(row["epsilon"])
             if row["broken_at"] is not None:
                 broken[key].append(row["broken_at"])
+                sample_sets[key] = row["sample_set"]
     for key, lists in broken.items():
         scores = image_scores(worst_broken_at(lists), sorted(grids[key]), score_epsilon)
         estimate = over_images(scores)
-        found[key] |= {"robust_score": estimate.mean, "_robust_score_ci": (estimate.low, estimate.high)}
+        found[key] |= {"robust_score": estimate.mean, "_robust_score_ci": (estimate.low, estimate.high), "_images": (sample_sets[key], scores)}
 
 
-def _codebooks(results: Results, evaluations: set[str]) -> dict[Key, list[tuple[int, float, float]]]:
-    """Return key -> (depth, perplexity, usage) on clean images."""
-    columns = ["trial_id", "evaluation_id", "depth", "perplexity", "usage"]
-    found: dict[Key, list[tuple[int, float, float]]] = defaultdict(list)
+def _on_clean_images(results: Results, evaluations: set[str]) -> tuple[dict[Key, list[tuple[int, float, float]]], dict[Key, float]]:
+    """Return key -> (depth, perplexity, usage), and key -> PSNR; that of `trials` is of the images that a trial was scored on first."""
+    columns = ["trial_id", "evaluation_id", "depth", "perplexity", "usage", "psnr"]
+    codebooks: dict[Key, list[tuple[int, float, float]]] = defaultdict(list)
+    psnr: dict[Key, float] = {}
     for row in results.read("latents", columns, {"evaluation_id": sorted(evaluations), "threat": "clean"}).to_pylist():
         if row["perplexity"] is not None:
-            found[key_of_row(row)].append((row["depth"], row["perplexity"], row["usage"]))
-    return found
+            codebooks[key_of_row(row)].append((row["depth"], row["perplexity"], row["usage"]))
+        if row["psnr"] is not None:
+            psnr[key_of_row(row)] = row["psnr"]
+    return codebooks, psnr
 
 
 def _over_depths(trials: Sequence[list[tuple[int, float, float]]]) -> tuple[list[float] | None, list[float] | None]:
@@ -235,9 +198,9 @@ def _over_depths(trials: Sequence[list[tuple[int, float, float]]]) -> tuple[list
     return mean[0], mean[1]
 
 
-def _costs(trial: dict[str, Any]) -> dict[str, Any]:
+def _costs(trial: dict[str, Any], psnr: float | None) -> dict[str, Any]:
     seconds = (trial["train_seconds"] or 0.0) + (trial["score_seconds"] or 0.0)
-    return {"psnr": trial["psnr"], "seconds": seconds, "parameters": trial["parameters"]}
+    return {"psnr": trial["psnr"] if psnr is None else psnr, "seconds": seconds, "parameters": trial["parameters"]}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -262,9 +225,8 @@ def _status(members: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{count} {word}" if len(members) > 1 else word for word, count in counts.items() if count)
 
 
-def _from_the_best(rows: Sequence[dict[str, Any]], per_seed: Mapping[str, Mapping[int, float]]) -> dict[str, Paired]:
+def _from_the_best(ranked: Sequence[str], per_seed: Mapping[str, Mapping[int, float]]) -> dict[str, Paired]:
     """Return every other ranked row tested against the first, seed by seed."""
-    ranked = [row["label"] for row in rows if row["rank"] is not None]
     return paired_over_seeds({label: per_seed[label] for label in ranked[1:]}, per_seed[ranked[0]]) if ranked else {}
 
 

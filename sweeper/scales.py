@@ -187,6 +187,7 @@ def evaluation(
     mix: str | None = None,
     attack_preset: str = "ours",
     num_eot_samples: int = 1,
+    split: str = "test",
 ) -> EvaluationConfig:
     """Return the evaluation of that name with a search space's extra attacks.
 
@@ -199,6 +200,7 @@ def evaluation(
             100 steps of 0.05 in place of 1,000 of 0.005 at `small`.
         num_eot_samples: For random defenses: passes that every adaptive `pgd` averages over, unless its own options say how many; more than 1 also
             means that an image is judged by the majority of ten evaluations. See `attacks/_ascending.py`.
+        split: `test`, or `validation`: the images that sets are crafted from and defenses are scored on.
         extra: Further attacks, `{"attack": "torchattacks:MIFGSM", "options": {...}, "threats": ["graybox", "transfer"]}`;
             `epsilons` and `images` may be given too.
 
@@ -211,6 +213,7 @@ def evaluation(
         ("victim", victim, ("original", "retrained")),
         ("mix", mix, ("split", "full")),
         ("attack_preset", attack_preset, tuple(PRESETS)),
+        ("split", split, ("test", "validation")),
     ):
         if value not in choices:
             raise ValueError(f"no {setting} named {value!r}{nearest(str(value), choices)}; available: {', '.join(choices)}")
@@ -246,7 +249,13 @@ def evaluation(
         for cell in cells
         for source in (range(len(sources)) if mix == "full" and cell.threat == "transfer" else [None])
     ]
-    return EvaluationConfig(name=name, cells=tuple(cells), sources=sources, score_epsilon=score_epsilon)  # pyright: ignore[reportArgumentType]
+    return EvaluationConfig(
+        name=name,  # pyright: ignore[reportArgumentType]
+        cells=tuple(cells),
+        sources=sources,
+        split=split,  # pyright: ignore[reportArgumentType]
+        score_epsilon=score_epsilon,
+    )
 
 
 def _affordable(threat: str, attack: str, options: dict[str, Any], scale: str) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _record_evaluations(plan: Plan, results: Results) -> None:
 
 def _record_sample_sets(plan: Plan, results: Results, splits: Splits) -> None:
     materials = Materials.of_splits(splits)
-    for evaluation in plan.evaluations:
+    for evaluation in plan.evaluations.values():
         for images in {cell.images for cell in evaluation.cells}:
             _record_sample_set(materials.samples(plan.trials[0].config, evaluation, images), plan, evaluation, results)
 

@@ -34,6 +34,18 @@ def test_planning_writes_nothing_trains_nothing_and_repeats(tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
+def test_another_split_changes_what_is_scored_and_nothing_that_is_trained() -> None:
+    test, validation = ablations(), ablations(split="validation")
+    assert [trial.trial_id for trial in test.trials] == [trial.trial_id for trial in validation.trials]
+    assert not {trial.evaluation_id for trial in test.trials} & {trial.evaluation_id for trial in validation.trials}
+    assert test.plan_hash != validation.plan_hash
+    keys = [{stage.key for stage in made.stages if stage.kind == "adversarial"} for made in (test, validation)]
+    assert len(keys[0]) == len(keys[1]) and not keys[0] & keys[1]
+    assert {s.key for s in test.stages if s.kind != "adversarial"} == {s.key for s in validation.stages if s.kind != "adversarial"}
+    assert test.title == "ablations on digits (small, standard)"
+    assert validation.title == "ablations on digits (small, standard, validation images)"
+
+
 def test_the_plan_hash_names_sweep_trials_and_evaluation() -> None:
     hashes = [ablations(), ablations(seeds=2), ablations(evaluation_name="quick"), ablations(settings={"beta": 3}), planned([{}])]
     assert len({each.plan_hash for each in hashes}) == 5

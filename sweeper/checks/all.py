@@ -29,7 +29,7 @@ def run_checks(results: Results, planned_rows: Sequence[Mapping[str, Any]]) -> l
     curves = curves_of(scores, planned)
     found = validity(results, planned, scores)
     found += adaptive_variants(planned, curves) + beats_controls(planned, _robust_scores(results, planned.rows)) + clean_drop(results, planned)
-    found += enough_for_a_headline(planned, curves) + nothing_selected(planned) + tested_elsewhere(planned)
+    found += enough_for_a_headline(planned, curves) + nothing_selected(results, planned) + tested_elsewhere(planned)
     found += threats_apart(planned, curves) + output_depends_on_input(results, planned) + can_be_repeated(planned, curves)
     answered = {(one.key, one.check) for one in found}
     found += [

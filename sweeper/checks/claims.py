@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sweeper.checks._curves import ADAPTIVE, Curves
-from sweeper.checks._result import Key, Planned, Result, result
+from sweeper.checks._result import Key, Outcome, Planned, Result, result
 from sweeper.checks.catalogue import CHECKS
 from sweeper.paired import LEVEL, paired_over_seeds
 from sweeper.results import Results
 from sweeper.statistics import mcnemar, paired_over_images
+from sweeper.stored_plans import SELECTED, others_on_test, split_of
 
 NEEDED_VARIANTS = ("adaptive", "adaptive_bpda")  # C26
 FILTERS = ("mean_blur", "gaussian_blur", "median_filter", "total_variation", "jpeg", "bit_depth")  # C27: purifiers that learn nothing
@@ -159,6 +160,22 @@ def enough_for_a_headline(planned: Planned, curves: Curves) -> list[Result]:
     return found
 
 
-def nothing_selected(planned: Planned) -> list[Result]:
-    """C34: a plan lists its variants before any is scored, so none of them is selected on the test images."""
-    return [result(CHECKS["C34"], key, "not_applicable", "the plan's variants were listed before any was scored") for key in planned.keys]
+def nothing_selected(results: Results, planned: Planned) -> list[Result]:
+    """C34: figures of validation images, or of the one variant that was chosen on them, pass; an ablation chooses nothing.
+
+    A plan lists its variants before any is scored. The test of a chosen one gets a warning where other variants of its sweep had been scored on the
+    test images before it: the choice may have been made with them in mind.
+    """
+    sweep, dataset = planned.rows[0]["sweep"], planned.rows[0]["dataset"]
+    outcome: Outcome = "pass"
+    if split_of(results, planned.rows) == "validation":
+        text = "the figures are of validation images, which are there to choose by"
+    elif sweep.endswith(SELECTED):
+        started = results.read("runs", ["started"], {"plan_hash": planned.rows[0]["plan_hash"]}).column("started").to_pylist()
+        seen, others = others_on_test(results, sweep.removesuffix(SELECTED), dataset, planned.rows, min(started, default=None))
+        text = "chosen on validation images, and no other variant of its sweep was scored on the test images before"
+        if seen:
+            outcome, text = "warn", f"chosen on validation images, but {len(seen)} of {others} other variants were scored on the test images before"
+    else:
+        outcome, text = "not_applicable", "the plan's variants were listed before any was scored"
+    return [result(CHECKS["C34"], key, outcome, text) for key in planned.keys]

@@ -99,7 +99,7 @@ def _latents(systems: Systems) -> Section:
     vq = compared[0].vq if compared else subject(systems)
     if vq is not None:
         items += [figure5(vq), figure6(vq)]
-    text = ("Under FGSM crafted on the target without the purifier (paper, section 4.4), over the gray-box test images.",)
+    text = ("Under FGSM crafted on the target without the purifier (paper, section 4.4), over the gray-box images.",)
     if vq is None:
         text += ("There is no completed VQUNet, so Figures 5 and 6 are missing.",)
     return Section("figures-3-to-6", "Figures 3 to 6: inside the purifier", text, tuple(items))

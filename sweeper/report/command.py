@@ -33,7 +33,7 @@ def report(
     with refusing():
         _check_paths(file, out)
         store = open_results(results)
-        from sweeper.ranking import latest_plan
+        from sweeper.stored_plans import latest_plan
 
         first = latest_plan(store, sweep, dataset, plan_hash, ranks=True)[0]
         from sweeper.report.assemble import build

@@ -172,7 +172,7 @@ def codebook_table(systems: Systems) -> Table:
     }
     formats = {name: "percent" if name.startswith("usage") else "number" for name in measured} | {"codes": "integer", "seeds": "integer"}
     caption = (
-        "On clean test images. Perplexity: exp of the entropy of code usage, codes effectively in use, from 1 (collapsed) to K (all alike). "
+        "On clean images. Perplexity: exp of the entropy of code usage, codes effectively in use, from 1 (collapsed) to K (all alike). "
         "Usage: share of the codes chosen at least once. Intervals over seeds."
     )
     notes = () if rows else ("No system of this sweep has codebooks with measured usage.",)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sweeper.checks._result import Result
 from sweeper.checks.all import run_checks
-from sweeper.ranking import key_of_row, latest_plan, states
 from sweeper.report.trials import Material, Row, SampleSet, Score, Trial, Variant
 from sweeper.results import Results
 from sweeper.schemas import TABLES
+from sweeper.stored_plans import key_of_row, latest_plan, split_of, states
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +82,7 @@ def load(results: Results, sweep: str, dataset: str | None = None, plan_hash: st
     return Material(
         first["sweep"], first["plan_hash"], first["dataset"], first["scale"], first["evaluation"], float(first["score_epsilon"]), tuple(variants),
         tuple(troubles), tuple(sorted(runs, key=lambda run: run["started"])), tuple(str(problem) for problem in results.skipped),
-        tuple(planned), tuple(found),
+        tuple(planned), tuple(found), split_of(results, planned),
     )  # fmt: skip
 
 

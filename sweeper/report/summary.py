@@ -18,11 +18,11 @@ GUIDE = (
 
 def statement(material: Material) -> str:
     """Return data set and scale in one plain sentence, which figures repeat."""
-    images = test_images(material)
+    images = num_images(material)
     seeds = sorted({len(variant.trials) for variant in material.variants if variant.trials})
     words = f"{dataset_name(material)}, scale {material.scale}"
     if images:
-        words += f", {images:,} test images"
+        words += f", {images:,} {material.split} images"
     words += f", {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}" if seeds else ", no completed trial"
     words += f", target {_target(material)}." if material.trials else "."
     if material.scale != "paper" or material.dataset == "digits" or dataset_name(material) == "CIFAR-10-JPEG":
@@ -30,7 +30,7 @@ def statement(material: Material) -> str:
     return words
 
 
-def test_images(material: Material) -> int:
+def num_images(material: Material) -> int:
     return max((share.size for trial in material.trials if (share := trial.clean()) is not None), default=0)
 
 
@@ -45,7 +45,7 @@ def facts(material: Material, root: str) -> tuple[tuple[str, str], ...]:
         ("data set", dataset_name(material) + (f", fingerprint {found[:16]}" if (found := fingerprint(material)) else "")),
         ("scale", material.scale),
         ("training images", f"at most {trained:,}" if trained else "all that are not held out for validation"),
-        ("test images", f"{test_images(material):,}"),
+        (f"{material.split} images", f"{num_images(material):,}"),
         ("target", f"{_target(material)}, target_seed {', '.join(map(str, target_seeds)) or 'unknown'}"),
         ("seeds", ", ".join(map(str, sorted({trial.seed for trial in trials}))) or "none completed"),
         ("evaluation", f"{material.evaluation}; {_attacks(material)}"),
@@ -65,6 +65,10 @@ def warnings(material: Material, systems: Systems) -> tuple[str, ...]:
     if material.troubles:
         found.append(
             f"{len(material.troubles)} trials are missing or failed; the same `run` again makes what is missing: {'; '.join(material.troubles)}"
+        )
+    if material.split != "test":
+        found.append(
+            f"Everything is scored on the {material.split} images, which are there to choose variants by: no figure here is one of the test images."
         )
     if material.evaluation == "quick":
         found.append(

@@ -113,7 +113,7 @@ def _notes(material: Material, members: Sequence[System], has_paper: bool) -> tu
     elif material.dataset not in PAPER_BEFORE:
         notes.append(f"The paper has no figures for {dataset_name(material)}: nothing can stand beside these.")
     if on := count(members):
-        notes.append(f"Adaptive and robust score{on}; gray-box and transfer on all test images, CW on a subset of them.")
+        notes.append(f"Adaptive and robust score{on}; gray-box and transfer on all {material.split} images, CW on a subset of them.")
     if any(len(set(_means(system.variant.trials))) == 1 for system in members):
         notes.append("Intervals of single seeds, and of seeds that agree exactly, are over images: they hold for these checkpoints.")
     if any(len(system.variant.trials) > 1 for system in members):

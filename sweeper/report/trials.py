@@ -218,6 +218,7 @@ class Material:
     skipped: tuple[str, ...] = ()
     planned: tuple[Row, ...] = ()  # its rows of `sweeps`
     checks: tuple[Result, ...] = ()  # of all completed trials, in the order of `run_checks`
+    split: str = "test"  # whose images everything is scored on
 
     @property
     def undefended(self) -> Variant | None:

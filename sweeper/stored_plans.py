@@ -1,0 +1,111 @@
+"""What the tables say of the plans that were run: which one was last, on whose images, and how far each of its trials is. No torch, no Ray."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sweeper.lookup import canonical, nearest
+from sweeper.results import Results
+
+SELECTED = "/selected"  # behind a sweep's name: the sweep that scores its chosen variant, and no other, on the test images
+
+Key = tuple[str, str]  # trial_id and evaluation_id: one trial may be scored in several ways
+
+
+def key_of_row(row: Mapping[str, Any]) -> Key:
+    """Return which planned trial a row of sweeps, attempts, scores or latents is about."""
+    return row["trial_id"], row["evaluation_id"]
+
+
+def latest_plan(
+    results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None, *, ranks: bool = False, split: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the `sweeps` rows of the plan that was run last under that name (on that data set), or of the plan named.
+
+    Args:
+        ranks: Prefer the last plan whose evaluation ranks; a later `quick` one does not stand in its way.
+        split: Only plans that are scored on the images of this split.
+
+    Raises:
+        ValueError: If there is none; the message lists the sweeps there are.
+    """
+    runs = results.read("runs", ["sweep", "plan_hash", "dataset", "started"]).to_pylist()
+    known = {run["sweep"] for run in runs}
+    name = canonical(sweep) if canonical(sweep) in known else canonical(sweep.removesuffix(".py").rpartition("/")[2])
+    mine = [
+        run
+        for run in runs
+        if run["sweep"] == name
+        and (dataset is None or run["dataset"] == canonical(dataset))
+        and (plan_hash is None or run["plan_hash"].startswith(plan_hash))
+    ]
+    wanted = name + (f" on {canonical(dataset)}" if dataset else "") + (f" with plan {plan_hash}" if plan_hash else "")
+    if not mine:
+        names = sorted({f"{run['sweep']} on {run['dataset']}" for run in runs})
+        raise ValueError(f"no sweep {wanted!r} under {results.root}{nearest(name, known)}; there are: {', '.join(names)}")
+    hashes = dict.fromkeys(run["plan_hash"] for run in sorted(mine, key=lambda run: run["started"], reverse=True))
+    plans = [results.read("sweeps", where={"plan_hash": found}).to_pylist() for found in (hashes if ranks or split else list(hashes)[:1])]
+    if split is not None:
+        plans = [plan for plan in plans if plan and split_of(results, plan) == split]
+        if not plans:
+            raise ValueError(f"no plan of {wanted!r} under {results.root} is scored on {split} images; `run` it with --split {split} first")
+    return next((plan for plan in plans if ranks and plan[0]["evaluation"] != "quick"), plans[0])
+
+
+def split_of(results: Results, planned: Sequence[Mapping[str, Any]]) -> str:
+    """Return whose images a plan is scored on: `validation`, or `test`, as is everything that table `evaluations` does not know."""
+    rows = results.read("evaluations", ["split"], {"evaluation_id": sorted({row["evaluation_id"] for row in planned})}).to_pylist()
+    return rows[0]["split"] if rows else "test"
+
+
+def title(sweep: str, dataset: str, scale: str, evaluation: str, split: str) -> str:
+    """Return what figures are about in words; the test images go without saying."""
+    return f"{sweep} on {dataset} ({', '.join([scale, evaluation, *(['validation images'] if split == 'validation' else [])])})"
+
+
+def title_of(results: Results, planned: Sequence[Mapping[str, Any]]) -> str:
+    """Return the title of a stored plan."""
+    first = planned[0]
+    return title(first["sweep"], first["dataset"], first["scale"], first["evaluation"], split_of(results, planned))
+
+
+def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Return key -> status (`completed`, `failed`, `missing`), with reason, message and log of a failure."""
+    tables = {part.partition("/")[0] for row in planned for part in row["parts"]}
+    stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
+    found: dict[Key, dict[str, Any]] = {}
+    for row in planned:
+        rest = [part for part in row["parts"] if part not in stored]
+        found[key_of_row(row)] = {"status": "missing" if rest else "completed", "parts": f"{len(row['parts']) - len(rest)}/{len(row['parts'])}"}
+    if all(state["status"] == "completed" for state in found.values()):
+        return found
+    columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
+    for attempt in sorted(results.read("attempts", columns).to_pylist(), key=lambda attempt: attempt["attempt"]):
+        state = found.get(key_of_row(attempt))
+        if state is not None and state["status"] != "completed" and attempt["status"] == "failed":
+            state |= {name: attempt[name] for name in ("status", "reason", "message", "log")}
+    return found
+
+
+def others_on_test(
+    results: Results, sweep: str, dataset: str, chosen: Sequence[Mapping[str, Any]], before: datetime | None = None
+) -> tuple[list[str], int]:
+    """Return the labels of a sweep's other variants that some trial of was scored on test images, and how many other variants there are.
+
+    Args:
+        sweep: The sweep chosen from, in whichever plans it was run.
+        chosen: Rows of `sweeps` of the variant that was chosen.
+        before: Scores that were finished later do not count; None: all count.
+    """
+    mine = {row["variant_id"] for row in chosen}
+    columns = ["trial_id", "variant_id", "label"]
+    rows = [row for row in results.read("sweeps", columns, {"sweep": sweep, "dataset": dataset}).to_pylist() if row["variant_id"] not in mine]
+    elsewhere = set(results.read("evaluations", ["evaluation_id"], {"split": "validation"}).column("evaluation_id").to_pylist())
+    tried = results.read("attempts", ["trial_id", "evaluation_id", "ended"], {"status": "completed"}).to_pylist()
+    seen = {
+        one["trial_id"]
+        for one in tried
+        if one["evaluation_id"] not in elsewhere and (before is None or one["ended"] is None or one["ended"] < before)
+    }
+    labels = {row["variant_id"]: row["label"] for row in rows if row["trial_id"] in seen}
+    return sorted(labels.values()), len({row["variant_id"] for row in rows})
