@@ -342,3 +342,13 @@ def test_a_plan_without_completed_trials_has_no_results(tmp_path: Path) -> None:
 def test_checking_imports_neither_torch_nor_ray() -> None:
     code = "import sys, sweeper.check_results, sweeper.checks.all; print(sorted({'torch', 'ray', 'torchattacks'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def has_another_setting_that_is_short(row: Row) -> None:
+    if row["label"] == "plain" and row["threat"] == "adaptive_bpda":
+        row |= {"attack": "pgd#3f2a1c", "attack_settings": '{"attack": "pgd", "options": {"num_steps": 20, "relative_step_size": 0.2}}'}
+
+
+def test_an_attack_that_is_run_twice_is_judged_by_its_own_settings(tmp_path: Path) -> None:
+    results = sound(tmp_path, has_another_setting_that_is_short)
+    assert {one.outcome for one in of(checked(results), "C12", "plain", results)} == {"fail"}

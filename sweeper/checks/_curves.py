@@ -29,7 +29,7 @@ class Curves:
 
     Attributes:
         trial: (C,) place of each curve's trial in the plan.
-        labels: threat, attack, source, classifier and sample_set -> (C,) of names.
+        labels: threat, attack, source, classifier and sample_set -> (C,) of names; `engine` is the attack without the mark of its settings.
         settings: (C,) JSON of the attack's settings, "" where it was not stored.
         family: (C,) the same number for the attacks of one trial, threat, source and classifier.
         epsilon, accuracy, half, n, achieved, carried_over: (C, E). `half`: half the width of the 95 % interval.
@@ -51,9 +51,9 @@ class Curves:
     is_final: NDArray[np.bool_]
 
     def where(self, threats: Sequence[str], attacks: Sequence[str] | None = None) -> NDArray[np.bool_]:
-        """Return which curves are of these threats (and attacks), bool (C,)."""
+        """Return which curves are of these threats (and attacks, whatever their settings: `pgd` finds `pgd#3f2a1c`), bool (C,)."""
         found = np.isin(self.labels["threat"], list(threats))
-        return found if attacks is None else found & np.isin(self.labels["attack"], list(attacks))
+        return found if attacks is None else found & np.isin(self.labels["engine"], list(attacks))
 
     def at(self, epsilon: float) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Return which curves have a point at this epsilon, bool (C,), and in which column, int (C,)."""
@@ -105,6 +105,7 @@ def curves_of(scores: "pa.Table", planned: Planned) -> Curves:
     sets = coded["sample_set"][0][kept]
     n, correct = _floats(scores, "n")[kept], _floats(scores, "correct")[kept]
     labels = {name: named(name) for name in (*_LABELS, "sample_set")}
+    labels["engine"] = np.char.partition(labels["attack"], "#")[:, 0] if len(starts) else labels["attack"]
     changed = np.zeros(len(starts), np.int64)
     np.add.at(changed, curve, (sets != sets[starts][curve]).astype(np.int64))
     retrained = np.zeros(len(planned.rows), np.bool_)

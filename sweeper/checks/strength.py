@@ -162,8 +162,8 @@ def reaches_the_surface(planned: Planned, curves: Curves) -> list[Result]:
     check = CHECKS["C12"]
     path = np.full_like(curves.epsilon, np.nan)
     is_stepped = curves.where([*ADAPTIVE, *STATIC], list(REACH_OF_PATH))
-    for attack, settings in {(curves.labels["attack"][c], curves.settings[c]) for c in np.flatnonzero(is_stepped)}:
-        chosen = is_stepped & (curves.labels["attack"] == attack) & (curves.settings == settings)
+    for attack, settings in {(curves.labels["engine"][c], curves.settings[c]) for c in np.flatnonzero(is_stepped)}:
+        chosen = is_stepped & (curves.labels["engine"] == attack) & (curves.settings == settings)
         path[chosen] = path_length(settings, curves.epsilon[chosen]) / (curves.epsilon[chosen] * REACH_OF_PATH[attack])
     is_attacked = (curves.accuracy > 0) & (curves.epsilon > 0)
     is_attacked &= np.isnan(curves.carried_over) | (curves.carried_over < curves.n)
@@ -199,7 +199,7 @@ def path_length(settings: str, epsilons: Floats) -> Floats:
     if not steps:
         return np.full_like(epsilons, np.nan)
     if options.get("relative_step_size") is not None:
-        return options["relative_step_size"] * epsilons
+        return min(options["relative_step_size"], steps) * epsilons
     if size is not None:
         return np.full_like(epsilons, steps * size)
     if options.get("step_size_rule") == "scaled":
