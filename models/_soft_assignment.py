@@ -1,7 +1,16 @@
 """A soft backward pass for quantizers with a codebook: an attacker's gradient through the choice of codes.
 
 The straight-through estimator says that a code follows its encoding one to one, which is wrong as soon as the step crosses into
-another cell. Here the gradient is that of a soft assignment, softmax(-|a - e|² / temperature) over the codes e, as in Agustsson
+another cell. Measured on the digits (small VQUNets with their retrained target, 64 images, ``attacks._ascending`` with 20 steps from one start and
+relative step size 2.5): survivors at epsilon 0.0125, 0.025, 0.0375, 0.05, straight through and by temperature.
+
+| | straight through | 3 | 1 | 0.3 | 0.1 | 0.03 | 0.01 |
+|---|---|---|---|---|---|---|---|
+| depth 3, K 64 | 57 36 15 4 | 50 23 0 0 | 41 8 0 0 | 30 3 0 0 | 38 21 8 0 | 53 39 33 25 | 61 51 45 40 |
+| depth 3, K 8 | 61 57 50 39 | 58 44 24 8 | 55 34 14 4 | 54 38 26 15 | 60 52 45 36 | 61 58 57 51 | 61 60 60 54 |
+| depth 1, K 64 | 59 47 34 19 | 58 45 23 6 | 55 28 6 0 | 42 15 1 0 | 46 24 8 2 | 54 48 29 23 | 59 55 50 41 |
+
+Here the gradient is that of a soft assignment, softmax(-|a - e|² / temperature) over the codes e, as in Agustsson
 et al., "Soft-to-hard vector quantization", 2017 (arXiv:1704.00648); the value stays the nearest code, bit for bit.
 """
 
@@ -14,6 +23,7 @@ from torch import Tensor, nn
 from ._codebooks import as_vectors
 
 VERSION = 1
+FACTORS = (1.0, 0.3)  # falling temperatures that an attacker tries, in units of the mean squared distance from encodings to their codes
 
 
 def soft_codes(encoded: Tensor, codebook: Tensor, temperature: float) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from attacks import _ascending, _backward, _inner, _white_box, fgsm
-from models import _folding
+from models import _folding, _soft_assignment
 from sweeper.lookup import adopt, canonical, find, nearest, version
 from sweeper.options import ADAPTIVE, attack_module, check_epsilons, explain, measures_distance, resolve_options
 
@@ -283,7 +283,7 @@ class Cell(_Frozen):
         module = attack_module(self.attack, self.threat)
         # an object that stands for a library's attack is no module: its wrapper's module has the shared parts
         own = version(module) if isinstance(module, ModuleType) else f"{module.VERSION},{version(sys.modules[type(module).__module__])}"
-        around = _backward.VERSION if self.threat == "adaptive_bpda" else 0
+        around = {"adaptive_bpda": _backward.VERSION, "adaptive_soft": f"soft{_soft_assignment.VERSION}"}.get(self.threat, 0)
         if self.measures_distance:
             return f"{own},distances,{around}"
         return f"{own},{_white_box.VERSION},{around}" if self.threat in ADAPTIVE and (around or module is not _ascending) else own

@@ -19,9 +19,10 @@ from sweeper.lookup import nearest
 from sweeper.optimism import Optimism, optimism_of_first
 from sweeper.paired import Paired, paired_over_seeds
 from sweeper.results import Results
-from sweeper.statistics import Estimate, image_scores, over_images, over_seeds, worst_broken_at
+from sweeper.statistics import Estimate, image_scores, over_images, over_seeds, wilson, worst_broken_at, worst_case
 from sweeper.stored_plans import Key, key_of_row, latest_plan, split_of, states, title_of
 
+AUTOATTACK, AUTOATTACK_PARTS = "autoattack", ("apgd_ce", "apgd_t", "fab_t", "square")  # attacks/_autoattack.py, which needs torch
 BY = ("robust_score", "clean", "psnr", "seconds")
 CELL = re.compile(r"(?P<threat>[a-z_]+)/(?P<attack>.+)@(?P<epsilon>[0-9./e-]+)$")
 
@@ -142,6 +143,8 @@ def trial_figures(
             figures[name] = min(row["accuracy"], figures.get(name, 1.0))
         if cell and asked is not None and (row["threat"], row["attack"]) == (cell["threat"], cell["attack"]) and abs(row["epsilon"] - asked) < 1e-9:
             figures |= {by: row["accuracy"], f"_{by}_ci": (row["ci_low"], row["ci_high"])}
+    if cell and cell["attack"] == AUTOATTACK:
+        _add_union(results, evaluations, found, final, by, cell["threat"], [e for e in near if asked is not None and abs(e - asked) < 1e-9])
     if cell and not any(by in figures for figures in found.values()):
         there = sorted({f"{row['threat']}/{row['attack']}" for row in rows if row["threat"] != "clean"})
         raise ValueError(f"no scores for {by!r}; threats and attacks there are: {', '.join(there)}; epsilons: {', '.join(f'{e:g}' for e in grid)}")
@@ -150,6 +153,22 @@ def trial_figures(
             figures["clean_drop"] = figures["clean_undefended"] - figures["clean"]
     _add_scores(results, evaluations, found, final, score_epsilon)
     return found
+
+
+def _add_union(
+    results: Results, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], by: str, threat: str, at: Sequence[float]
+) -> None:
+    """Add the accuracy under AutoAttack: an image survives only if it survives each of its four parts. Only where all four were run."""
+    columns = ["trial_id", "evaluation_id", "attack", "epsilon", "threat", "classifier", "outcomes"]
+    where = {"evaluation_id": evaluations, "epsilon": list(at), "threat": threat, "attack": list(AUTOATTACK_PARTS)}
+    lists: dict[Key, list[Sequence[bool]]] = defaultdict(list)
+    for row in results.read("scores", columns, where).to_pylist() if at else []:
+        if key_of_row(row) in found and row["classifier"] == final[key_of_row(row)]:
+            lists[key_of_row(row)].append(row["outcomes"])
+    for key, outcomes in lists.items():
+        if len(outcomes) == len(AUTOATTACK_PARTS):
+            survived = worst_case(outcomes)
+            found[key] |= {by: float(survived.mean()), f"_{by}_ci": wilson(int(survived.sum()), len(survived))}
 
 
 def final_classifiers(rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
@@ -172,9 +191,12 @@ def _add_scores(results: Results, evaluations: Sequence[str], found: dict[Key, d
                 broken[key].append(row["broken_at"])
                 sample_sets[key] = row["sample_set"]
     for key, lists in broken.items():
-        scores = image_scores(worst_broken_at(lists), sorted(grids[key]), score_epsilon)
+        worst = worst_broken_at(lists)
+        scores = image_scores(worst, sorted(grids[key]), score_epsilon)
         estimate = over_images(scores)
         found[key] |= {"robust_score": estimate.mean, "_robust_score_ci": (estimate.low, estimate.high), "_images": (sample_sets[key], scores)}
+        if any(abs(epsilon - score_epsilon) < 1e-9 for epsilon in grids[key]):
+            found[key][f"adaptive@{short(score_epsilon)}"] = float(np.mean(worst > np.float32(score_epsilon)))
 
 
 def _on_clean_images(results: Results, evaluations: set[str]) -> tuple[dict[Key, list[tuple[int, float, float]]], dict[Key, float]]:
@@ -252,8 +274,8 @@ def _notes(rows: Sequence[dict[str, Any]], by: str, score_epsilon: float, tests:
     if seeds:
         notes.append(
             f"graybox and transfer: lowest accuracy over their attacks at epsilon {short(score_epsilon)}, by an attacker who does not know "
-            "the purifier; adaptive: by one who differentiates through it; drop: clean accuracy lost against no purifier, in points; "
-            "perplexity: codes effectively in use, depth 1 first. Figures hold for this target (target_seed)."
+            "the purifier; adaptive: worst case, image by image, over those who differentiate through it; drop: clean accuracy lost against no "
+            "purifier, in points; perplexity: codes effectively in use, depth 1 first. Figures hold for this target (target_seed)."
         )
     return notes
 

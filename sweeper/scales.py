@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from attacks._autoattack import NAMES as AUTOATTACK_PARTS
 from attacks._linf import check_count
 from sweeper.config import Cell, Classifier, EvaluationConfig, Training
 from sweeper.lookup import adopt, nearest
@@ -15,6 +16,8 @@ from sweeper.options import ADAPTIVE, attack_options, check_epsilons, check_scor
 
 SCALES = ("small", "medium", "paper")
 EVALUATIONS = ("quick", "standard", "full")
+# What every defense is attacked by. Straight-through gradients mislead behind a codebook, so those of a soft assignment get the second start.
+NATIVE: dict[str, dict[str, Any]] = {"adaptive": {}, "adaptive_soft": {"num_restarts": 2}}
 SUBSET = 240  # images of the costly attacks, stratified by class
 
 # Attack, images (None: all), options. CleverHans 2.1.0: BIM 10 steps of 0.05, PGD (its MadryEtAl) 40 of 0.01, CW-L2 without an epsilon, whose
@@ -65,7 +68,7 @@ _FULL: list[tuple[str, str, dict[str, Any]]] = [
     ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 5}),
     ("adaptive", "pgd", {"num_steps": 50, "num_restarts": 5, "loss": "ce"}),
     ("adaptive_bpda", "pgd", {"num_steps": 50}),
-    ("adaptive_soft", "pgd", {"num_steps": 50}),
+    ("adaptive_soft", "pgd", {"num_steps": 50, "num_restarts": 5}),
     ("adaptive", "code_flip", {"num_steps": 50}),
     ("adaptive", "apgd_ce", {}),
     ("adaptive", "apgd_t", {}),
@@ -227,7 +230,7 @@ def evaluation(
         middle = static[len(static) // 2 - 1 : len(static) // 2]
         cells.append(_cell("graybox", "pgd", middle, 64))
         scored = tuple(e for e in adaptive if e <= score_epsilon)
-        cells.append(_cell("adaptive", "pgd", scored, adaptive_images, expectation | {"num_steps": 10, "num_restarts": 1}))
+        cells += [_cell(threat, "pgd", scored, adaptive_images, expectation | {"num_steps": 10}) for threat in NATIVE]
     else:
         for threat in ("graybox", "transfer"):
             for attack, images, options in PRESETS[attack_preset]:
@@ -237,7 +240,7 @@ def evaluation(
                 given = (expectation if attack == "pgd" else {}) | _affordable(threat, attack, options, scale)
                 cells.append(_cell(threat, attack, adaptive, None, given))
         else:
-            cells.append(_cell("adaptive", "pgd", adaptive, adaptive_images, expectation))
+            cells += [_cell(threat, "pgd", adaptive, adaptive_images, expectation | options) for threat, options in NATIVE.items()]
     for entry in extra:
         cells += [cell for cell in _extra(entry, static, adaptive, adaptive_images, expectation) if cell not in cells]
     sources = transfer_sources(scale) if any(cell.threat == "transfer" for cell in cells) else ()
@@ -283,6 +286,14 @@ def _extra(
     if "attack" not in entry:
         raise ValueError(f"an extra attack needs a name under 'attack', got {dict(entry)!r}")
     threats = entry.get("threats", ("graybox", "transfer"))
+    if entry["attack"] == "autoattack":  # the union of four, each with rows of its own
+        if entry.get("options") or not set(threats) <= set(ADAPTIVE):
+            raise ValueError(
+                f"autoattack is run at its own settings, under {', '.join(ADAPTIVE)}; "
+                f"got options {entry.get('options') or {}}, threats {list(threats)}"
+            )
+        parts = [_extra({**entry, "attack": name}, static, adaptive, adaptive_images, expectation) for name in AUTOATTACK_PARTS]
+        return [cell for cells in parts for cell in cells]
     if unusable := set(threats) - {"graybox", "transfer", *ADAPTIVE}:
         known_threats = ", ".join(("graybox", "transfer", *ADAPTIVE))
         raise ValueError(f"an extra attack's threats must be of {known_threats}, got {sorted(unusable)[0]!r}")

@@ -20,16 +20,15 @@ from torch.nn import functional as F
 from attacks import _ascending
 from attacks._ascending import Ascent
 from attacks._backward import with_identity_backward
+from attacks._linf import NoGradient
 from attacks._white_box import ascend_with
 from models._blocks import Latent
 from models._quantizers import usage_of_counts
-from models._soft_assignment import has_codebook, soft_assignment
+from models._soft_assignment import FACTORS, has_codebook, soft_assignment
 from sweeper.config import Cell
 from sweeper.materials import AdversarialSet, SampleSet
 from sweeper.options import attack_module
 from sweeper.training import numbers_from
-
-SOFT_FACTORS = (1.0, 0.1, 0.01)  # temperatures of `adaptive_soft`, see `_temperatures`
 
 
 class Defense(nn.Module):
@@ -147,14 +146,22 @@ def score_adaptive(defense: Defense, name: str, samples: SampleSet, cell: Cell, 
     """Attack the whole defense over the grid, smallest epsilon first, and return who is broken where.
 
     Under `adaptive_bpda` the backward pass through the purifier is the identity; under `adaptive_soft` the one through each codebook is that of a
-    soft assignment, at falling temperatures, of which an image survives all. Without a codebook that is `adaptive` itself.
+    soft assignment, at falling temperatures, of which an image survives all. Without a codebook it is `adaptive` from other, random starts.
 
     Args:
         name: The classifier's name in the rows.
         content: Content hash of the defense: it is both what is attacked and what is scored.
     """
     started = time.monotonic()
-    found = [_ascended(attacked, samples, cell, batch_size) for attacked in as_attacked(defense, cell.threat, samples.images[:batch_size])]
+    found: list[Ascent] = []
+    blind: NoGradient | None = None
+    for attacked in as_attacked(defense, cell.threat, samples.images[:batch_size]):
+        try:
+            found.append(_ascended(attacked, samples, cell, batch_size, found[-1].broken_at if found else None))
+        except NoGradient as error:  # at one temperature, as where codes coincide; it is an answer only if it is so at all of them
+            blind = error
+    if blind is not None and not found:
+        raise blind
     broken_at = torch.stack([ascent.broken_at for ascent in found]).amin(0)
     grid = torch.tensor(cell.epsilons, dtype=torch.float32, device=broken_at.device)  # broken_at holds these very float32 values
     correct = (broken_at > grid[:, None]).cpu()  # (E, N)
@@ -184,11 +191,13 @@ def as_attacked(defense: Defense, threat: str, images: Tensor) -> Iterator[Defen
             yield defense
 
 
-def _ascended(defense: Defense, samples: SampleSet, cell: Cell, batch_size: int) -> Ascent:
+def _ascended(defense: Defense, samples: SampleSet, cell: Cell, batch_size: int, known: Tensor | None) -> Ascent:
     attack = attack_module(cell.attack, cell.threat)
     images, labels, keys = samples.images, samples.labels, samples.keys
     if attack is _ascending:
-        return _ascending.ascend(defense, images, labels, epsilons=cell.epsilons, keys=keys, config=_ascending.Config(**cell.options))
+        config = _ascending.Config(**cell.options)
+        start = 1 if cell.threat == "adaptive_soft" and not has_codebook(defense) else 0
+        return _ascending.ascend(defense, images, labels, epsilons=cell.epsilons, keys=keys, config=config, known=known, first_start=start)
     settings = {"config": attack.Config(**cell.options)} if hasattr(attack, "Config") else cell.options
     perturb = partial(attack.perturb, **settings)
     return ascend_with(perturb, defense, images, labels, epsilons=cell.epsilons, keys=keys, batch_size=batch_size)
@@ -201,7 +210,7 @@ def _temperatures(purifier: nn.Module, images: Tensor) -> list[float | None]:
         return [None]
     distances = [(latent.encoded - latent.quantized).square().sum(1).mean() for latent in with_latents(purifier, laid_out(images))[1]]
     scale = float(torch.stack([distance for distance in distances if distance > 0]).mean())
-    return [scale * factor for factor in SOFT_FACTORS]
+    return [scale * factor for factor in FACTORS]
 
 
 def with_latents(purifier: nn.Module, images: Tensor) -> tuple[Tensor, list[Latent]]:

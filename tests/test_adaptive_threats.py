@@ -9,14 +9,15 @@ import torch
 from small_sweep import SETTINGS, Silent
 from torch import Tensor, nn
 
-from attacks import bim
+from attacks import _autoattack, bim
+from attacks._ascending import ascend
 from models import vqunet
 from sweeper.config import Cell, EvaluationConfig
 from sweeper.datasets import Splits
 from sweeper.materials import SampleSet
 from sweeper.options import attack_options
 from sweeper.plan import from_space
-from sweeper.ranking import rank
+from sweeper.ranking import AUTOATTACK_PARTS, rank
 from sweeper.results import Results
 from sweeper.scales import evaluation
 from sweeper.scoring import Defense, score_adaptive
@@ -25,7 +26,7 @@ from sweeper.sweep import inline, run_sweep
 
 EPSILONS = (0.05, 0.1, 0.3)
 SHORT = [
-    {"attack": "pgd", "threats": ["adaptive_bpda", "adaptive_soft"], "options": {"num_steps": 3}, "epsilons": EPSILONS},
+    {"attack": "pgd", "threats": ["adaptive_bpda"], "options": {"num_steps": 3}, "epsilons": EPSILONS},
     {"attack": "apgd_ce", "threats": ["adaptive"], "options": {"num_steps": 3}, "epsilons": EPSILONS},
     {"attack": "square", "threats": ["adaptive"], "options": {"num_queries": 20}, "epsilons": EPSILONS},
 ]
@@ -77,8 +78,10 @@ def test_any_attack_runs_white_box_over_ascending_epsilons() -> None:
     assert torch.equal(by_name, torch.where(clean, 0.0, torch.tensor(first)))
 
 
-def test_a_soft_assignment_without_a_codebook_is_the_plain_attack() -> None:
-    assert torch.equal(broken("adaptive_soft"), broken("adaptive"))
+def test_a_soft_assignment_without_a_codebook_is_the_plain_attack_from_random_starts() -> None:
+    chosen = samples()
+    again = ascend(Brightness(), chosen.images, chosen.labels, epsilons=EPSILONS, keys=chosen.keys, first_start=1)
+    assert torch.equal(broken("adaptive_soft"), again.broken_at)
 
 
 def test_a_soft_assignment_survivor_survived_every_temperature_and_values_are_unchanged() -> None:
@@ -101,6 +104,16 @@ def test_the_full_evaluation_holds_every_attacker_on_every_image() -> None:
         ("adaptive", "cw_l2", None),
     ]  # fmt: skip
     assert {cell.source for cell in full.cells if cell.threat == "transfer"} == {0, 1, 2}
+
+
+def test_autoattack_is_its_four_parts_at_their_own_settings_and_refuses_others() -> None:
+    assert AUTOATTACK_PARTS == _autoattack.NAMES
+    cells = evaluation("standard", "digits", "small", [{"attack": "autoattack", "threats": ["adaptive"]}]).cells
+    assert [cell.attack for cell in cells[-4:]] == list(AUTOATTACK_PARTS)
+    assert [cell.options.get("num_steps", cell.options.get("num_queries")) for cell in cells[-4:]] == [100, 100, 100, 5000]
+    for entry in ({"threats": ["graybox"]}, {"threats": ["adaptive"], "options": {"num_steps": 10}}):
+        with pytest.raises(ValueError, match="autoattack is run at its own settings"):
+            evaluation("standard", "digits", "small", [{"attack": "autoattack", **entry}])
 
 
 def test_the_version_of_what_is_around_an_attack_is_in_its_key() -> None:

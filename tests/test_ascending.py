@@ -93,7 +93,21 @@ def test_a_survivor_goes_on_from_where_the_epsilon_before_left_it() -> None:
     at_surface = ascend(Linear(), images, labels, epsilons=[0.05], keys=keys, config=config).adversarial
     assert torch.equal(second[0], at_surface) and not torch.equal(first[0], images)
     lengths = [(later - earlier).abs().max().item() for earlier, later in zip(second, second[1:], strict=False)]
-    assert lengths[0] == pytest.approx(0.05, abs=1e-6)  # cut at the ball: twice the mean step of 2.5 * 0.1 / 4 would go further
+    assert lengths[0] == pytest.approx(0.05, abs=1e-6)  # cut at the ball: twice the mean step of 0.1 would go further
+
+
+def test_the_reach_is_that_of_the_steps_also_where_no_step_helps() -> None:
+    class Decided(nn.Module):
+        """Says 0 whatever it sees; its loss is highest where the attack starts."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            score = 10 + 0 * images.mean((1, 2, 3))
+            return torch.stack([score + 1e-6 * images.sum((1, 2, 3)), -score], 1)
+
+    images, labels, keys = planted([0.2, 0.2])
+    found = ascend(Decided(), images, labels, epsilons=[0.05, 0.1], keys=keys)
+    assert torch.isinf(found.broken_at).all()
+    assert found.achieved_epsilon == pytest.approx([0.05, 0.1], abs=1e-6)
 
 
 def test_an_early_exit_saves_exactly_the_passes_of_those_who_left() -> None:
@@ -247,7 +261,7 @@ def test_an_attack_time_break_that_scoring_does_not_confirm_does_not_count() -> 
     images, labels, keys = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.int64), torch.arange(3)
     result = ascend(KeepsItsHead(), images, labels, epsilons=[0.1, 0.2], keys=keys)
     assert torch.isinf(result.broken_at).all()
-    assert result.refuted == [6, 6]  # at both starts
+    assert result.refuted == [3, 3]
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:

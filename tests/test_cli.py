@@ -182,7 +182,7 @@ def test_a_trial_is_shown_from_the_first_characters_of_its_id(swept: Swept) -> N
     shown = json.loads(invoke("show", name[:8], "--results", swept.root, "--format", "json").stdout)
     assert [row["trial_id"] for row in shown["trials"]] == [name]
     assert [row["depth"] for row in shown["codebooks"]] == [1]
-    assert {row["threat"] for row in shown["scores"]} == {"clean", "graybox", "transfer", "adaptive"}
+    assert {row["threat"] for row in shown["scores"]} == {"clean", "graybox", "transfer", "adaptive", "adaptive_soft"}
     text = invoke("show", name[:8], "--results", swept.root).stdout
     assert "adaptive, crafted on the whole defense" in text and "perplexity" in text
     assert invoke("show", name[:8], "--results", swept.root, "--format", "csv").exit_code == 0

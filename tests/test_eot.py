@@ -226,7 +226,7 @@ def samples_of(chosen: EvaluationConfig) -> list[tuple[str, str, int | None]]:
 def test_the_setting_reaches_every_native_adaptive_attacker_and_no_other() -> None:
     extra = [{"attack": "bim", "threats": ["adaptive"]}, {"attack": "pgd", "threats": ["adaptive_bpda"], "options": {"num_eot_samples": 5}}]
     assert samples_of(evaluation("standard", "digits", "small", extra, num_eot_samples=20)) == [
-        ("adaptive", "pgd", 20), ("adaptive", "bim", None), ("adaptive_bpda", "pgd", 5)
+        ("adaptive", "pgd", 20), ("adaptive_soft", "pgd", 20), ("adaptive", "bim", None), ("adaptive_bpda", "pgd", 5)
     ]  # fmt: skip
     full = samples_of(evaluation("full", "digits", "small", num_eot_samples=20))
     assert {(threat, samples) for threat, attack, samples in full if attack == "pgd"} == {

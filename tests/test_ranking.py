@@ -17,7 +17,7 @@ from sweeper.datasets import Splits
 from sweeper.inspection import overview, show, trial_states
 from sweeper.keys import PROBES_VERSION, attack_label, health_part, part_key, scores_part
 from sweeper.plan import Plan, PlannedTrial
-from sweeper.ranking import CELL, Ranking, rank
+from sweeper.ranking import AUTOATTACK_PARTS, CELL, Ranking, rank
 from sweeper.results import Results
 from sweeper.statistics import wilson
 from sweeper.sweep import record_plan
@@ -121,11 +121,15 @@ def test_robust_score_is_the_area_worked_out_by_hand(ranked: tuple[Results, Plan
 
 def test_robust_score_of_a_real_sweep_is_the_area_under_its_outcome_lists(sweep: SmallSweep) -> None:
     results = Results(sweep.root)
-    rows = results.read("scores", where={"threat": "adaptive"}).to_pylist()
+    rows = results.read("scores", where={"threat": ["adaptive", "adaptive_soft"]}).to_pylist()
     for ranked in rank(results, "small").rows:
-        (trial_id,) = ranked["trial_ids"]
-        curve = {row["epsilon"]: float(np.mean(row["outcomes"])) for row in rows if row["trial_id"] == trial_id}
-        broken_at = next(row["broken_at"] for row in rows if row["trial_id"] == trial_id and row["broken_at"] is not None)
+        mine = [row for row in rows if row["trial_id"] == ranked["trial_ids"][0]]
+        by_epsilon: dict[float, list[list[bool]]] = {}
+        for row in mine:
+            by_epsilon.setdefault(row["epsilon"], []).append(row["outcomes"])
+        assert {len(lists) for lists in by_epsilon.values()} == {2}
+        curve = {epsilon: float(np.all(lists, axis=0).mean()) for epsilon, lists in by_epsilon.items()}
+        broken_at = next(row["broken_at"] for row in mine if row["broken_at"] is not None)
         grid = [0.0, *sorted(epsilon for epsilon in curve if epsilon <= 0.1)]
         heights = [float(np.mean(np.array(broken_at) > 0)), *(curve[epsilon] for epsilon in grid[1:])]
         assert ranked["robust_score"] == pytest.approx(sum(np.diff(grid) * (np.array(heights[1:]) + heights[:-1]) / 2) / 0.1)
@@ -269,3 +273,19 @@ def test_an_attack_of_the_users_own_is_a_cells_attack_although_its_name_has_an_a
     cell = CELL.fullmatch("graybox/file:rfgsm@0123456789abcdef@8/255")
     assert cell is not None
     assert cell.groups() == ("graybox", "file:rfgsm@0123456789abcdef", "8/255")
+
+
+def test_autoattack_is_the_union_of_its_four_parts_image_by_image(ranked: tuple[Results, Plan]) -> None:
+    results, plan = ranked
+    images = np.arange(IMAGES)
+    for trial in plan.trials:
+        final = "original" if trial.config.retrain == "none" else "retrained"
+        for place, attack in enumerate(AUTOATTACK_PARTS):  # each breaks another fifth
+            curve = {0.1: (images % 5 != place).tolist()}
+            results.publish(
+                "scores", part_key("scores", "aa", trial.trial_id, attack), score_rows(trial, trial.evaluation, "adaptive", attack, curve, final)
+            )
+    ranking = rank(Results(results.root), "mine", by="adaptive/autoattack@0.1")
+    assert {row["adaptive/autoattack@0.1"] for row in ranking.rows} == {float((images % 5 == 4).mean())}
+    with pytest.raises(ValueError, match="no scores for 'adaptive/autoattack@0.05'"):
+        rank(Results(results.root), "mine", by="adaptive/autoattack@0.05")

@@ -70,7 +70,7 @@ def test_every_trial_completes_and_leaves_the_parts_that_were_planned(sweep: Sma
 def test_every_score_follows_from_its_outcome_list(sweep: SmallSweep) -> None:
     sets = {row["sample_set"]: row for row in Results(sweep.root).read("sample_sets").to_pylist()}
     rows = scores(sweep)
-    assert len(rows) == (2 * 3 + 2) + 2 * (2 + 2 + 1) * 8 + 3 * 7  # clean; two epsilons, eight sets; seven adaptive epsilons
+    assert len(rows) == (2 * 3 + 2) + 2 * (2 + 2 + 1) * 8 + 2 * 3 * 7  # clean; two epsilons, eight sets; seven epsilons twice
     for row in rows:
         assert len(row["outcomes"]) == row["n"] == sets[row["sample_set"]]["n"]
         assert sum(row["outcomes"]) == row["correct"]
@@ -83,7 +83,7 @@ def test_every_score_follows_from_its_outcome_list(sweep: SmallSweep) -> None:
 def test_each_threat_says_what_it_was_crafted_and_scored_on(sweep: SmallSweep) -> None:
     sources = {(row["threat"], row["attack"], row["source"]) for row in scores(sweep)}
     assert {(threat, source) for threat, _, source in sources} == {
-        ("clean", "none"), ("graybox", "wide_resnet"), ("transfer", "densenetx3"), ("adaptive", "defense")
+        ("clean", "none"), ("graybox", "wide_resnet"), ("transfer", "densenetx3"), ("adaptive", "defense"), ("adaptive_soft", "defense")
     }  # fmt: skip
     for row in scores(sweep, threat="adaptive"):
         assert row["crafted_on"] == row["scored_on"]  # the attacker knows everything

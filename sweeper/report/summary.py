@@ -8,9 +8,9 @@ GUIDE = (
     "(but for victim=retrained, where each is attacked through its own retrained classifier). "
     "Transfer: the attacker knows neither, and attacks other classifiers (DenseNets). The paper pools the two, half of the images each, and calls "
     "them white-box and black-box: no attacker of Figure 2 ever differentiates through a purifier.",
-    "Adaptive: the attacker knows the whole defense and differentiates through it, straight through the quantizer (whose backward pass is the "
-    "identity). This is the figure that a defense is judged by; a defense that keeps its gray-box accuracy and loses its adaptive accuracy hides "
-    "the target's gradient and no more. The robust score is the mean of that curve from epsilon 0 to score_epsilon.",
+    "Adaptive: the attacker knows the whole defense and differentiates through it, straight through the quantizers and with the gradient of a "
+    "soft assignment over their codes. This is the figure that a defense is judged by; a defense that keeps its gray-box accuracy and loses its "
+    "adaptive accuracy hides the target's gradient and no more. The robust score is the mean of that curve from epsilon 0 to score_epsilon.",
     "Controls that do nothing to the image (the retrained target alone) or next to nothing (a blur) stand beside every system: what they reach too "
     "is no merit of a purifier.",
 )
