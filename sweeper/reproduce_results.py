@@ -1,6 +1,5 @@
 """The command that makes a stored number again: reproduce."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,9 +16,6 @@ def reproduce(
         str, typer.Option(metavar="ID", help="First characters of an evaluation's id, of a trial that was scored in several ways; default: all.")
     ] = "",
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train every network anew; nothing stored is read but the tables.")] = False,
-    own: Annotated[
-        list[Path] | None, typer.Option("--own", metavar="FILE", help="Your own model, attack or data set that the trial uses; may be repeated.")
-    ] = None,
     data: Data = None,
     results: Root = DEFAULT_ROOT,
     format: Format = "table",
@@ -32,11 +28,8 @@ def reproduce(
     with refusing():
         check_format(format)
         store = open_results(results)
-        from sweeper.lookup import adopt
         from sweeper.reproduction import reproduce as make_again
 
-        for path in own or []:
-            adopt(str(path))
         with errors.status("reading") as status:
             made = make_again(
                 store,

@@ -19,6 +19,7 @@ from sweeper.cells import networks_of, outcomes_of, source_of
 from sweeper.config import Cell, EvaluationConfig, TrialConfig
 from sweeper.inspection import trial_named
 from sweeper.keys import attack_label, evaluation_id
+from sweeper.lookup import register_sources
 from sweeper.materials import Materials, Progress, no_progress
 from sweeper.provenance import provenance
 from sweeper.ranking import CELL, epsilon_of, short
@@ -95,6 +96,7 @@ def reproduce(
         ValueError: If the trial is unknown or not completed, the cell is not stored (the message lists those that are), its evaluation is not
             recorded, a network is not at hand, or the images here are others.
     """
+    register_sources(results.kept_sources())
     name = trial_named(results, trial)
     found = results.read("trials", ["config", "git_commit", "device", "versions"], {"trial_id": name}).to_pylist()
     if not found:

@@ -13,6 +13,7 @@ manifests/ lists, and the parts that it does not list.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,24 @@ class Results:
         """Return the files that make up a table now: compacted ones, and parts that those do not hold."""
         manifest = self.manifest()  # before the parts: one published meanwhile is then read as a part
         return [path for _, path in self.compacted(table, manifest)] + list(self.uncovered(table, manifest).values())
+
+    # The user's own files
+
+    def keep_sources(self, sources: Mapping[str, str]) -> None:
+        """Store the text of the user's own files, by canonical name (`file:STEM@SHA`): their trials can then be made again from this root alone."""
+        for name, text in sources.items():
+            self.folder.create(self.folder.path(f"sources/{name.removeprefix('file:')}.py"), text.encode())
+
+    def kept_sources(self) -> dict[str, str]:
+        """Return the stored texts by canonical name; one that is no longer what its name says is left out and reported."""
+        found: dict[str, str] = {}
+        for path in self.folder.files("sources"):
+            text = path.read_bytes()
+            if path.stem.rpartition("@")[2] == hashlib.sha256(text).hexdigest()[:16]:
+                found[f"file:{path.stem}"] = text.decode()
+            else:
+                self._report(path, "not the file that its name says: changed or damaged")
+        return found
 
     # Reading
 

@@ -1,6 +1,5 @@
 """The command `select`: the best variant on the validation images, scored on the test images, once and alone."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +18,6 @@ from sweeper.arguments import (
     Root,
     check_format,
     refusing,
-    variants_of,
 )  # fmt: skip
 from sweeper.execution import Means, run_plan
 from sweeper.inspect_results import open_results
@@ -35,10 +33,6 @@ def select(
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="The data set; default: that of the last such run.")] = None,
     data: Data = None,
     plan_hash: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan, as `status` names it; default: the one run last.")] = None,
-    files: Annotated[
-        list[Path] | None,
-        typer.Option("--file", metavar="FILE.py", help="A file of your own that `run` was given by --set; those that SPACE names are found."),
-    ] = None,
     results: Root = DEFAULT_ROOT,
     address: Address = None,
     cpus_per_trial: Cpus = None,
@@ -61,10 +55,7 @@ def select(
         if cpus_per_trial is not None and cpus_per_trial <= 0:
             raise ValueError(f"--cpus-per-trial must be above 0, got {cpus_per_trial:g}")
         store = open_results(results)
-        for path in files or ():
-            lookup.adopt(str(path))
         choice = choose(store, space, lookup.adopt(dataset) if dataset and dataset.endswith(".py") else dataset, plan_hash)
-        _adopt_files(space)
         plan = test_plan(store, choice)
         splits = _splits(plan, data)
     state = run_plan(plan, splits, results, data, Means(inline, address, cpus_per_trial, gpus_per_trial, max_concurrent), retry_failed=retry_failed)
@@ -72,20 +63,6 @@ def select(
         found = selected(open_results(results), choice, plan)
         print_rows([found.row if format in RAW_FORMATS else found.shown()], format, title=found.title, notes=found.notes)
     raise typer.Exit(1 if state.missing else 0)
-
-
-def _adopt_files(space: str) -> None:
-    """Read the user's own models and attacks that a search space names, so that stored configurations can name them by their content."""
-    from sweeper import lookup
-
-    if not space.endswith(".py") and lookup.canonical(space) not in lookup.available("search_spaces"):
-        return  # its name alone: enough unless it has files of its own, and then building the plan says so
-    module = lookup.find("search_spaces", space)
-    attacks: Sequence[dict[str, object]] = getattr(module, "ATTACKS", ())
-    for settings in (*variants_of(module, space), *attacks):
-        for value in settings.values():
-            if isinstance(value, str) and value.endswith(".py"):
-                lookup.adopt(value)
 
 
 def _splits(plan: "Plan", data: Path | None) -> "Splits":

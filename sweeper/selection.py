@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.config import EvaluationConfig, TrialConfig
-from sweeper.keys import evaluation_id, expected_parts
-from sweeper.plan import Plan, PlannedTrial, of_trials
+from sweeper.plan import Plan
 from sweeper.ranking import Ranking, rank
+from sweeper.replanning import stored_plan
 from sweeper.results import Results
 from sweeper.stored_plans import SELECTED, key_of_row, latest_plan, others_on_test, states, title_of
 
@@ -90,28 +89,7 @@ def test_plan(results: Results, choice: Choice) -> Plan:
     Raises:
         ValueError: If a stored configuration does not give the trial that it was stored for: the code, or a file of the user's, has changed since.
     """
-    first = choice.planned[0]
-    stored = {row["trial_id"]: row["config"] for row in results.read("trials", ["trial_id", "config"]).to_pylist()}
-    (scored,) = results.read("evaluations", ["config"], {"evaluation_id": first["evaluation_id"]}).column("config").to_pylist()
-    before = EvaluationConfig.model_validate_json(scored)
-    after = before.model_copy(update={"split": "test"})
-    trials = []
-    for row in choice.planned:
-        config = TrialConfig.model_validate_json(stored[row["trial_id"]])
-        if (config.trial_id, evaluation_id(config, before)) != key_of_row(row):
-            raise ValueError(
-                f"the code has changed since {choice.sweep} was run, and would train or attack trial {row['trial_id'][:12]} differently; "
-                "`run` it again with --split validation"
-            )
-        name = evaluation_id(config, after)
-        parts = tuple(expected_parts(config, after, row["trial_id"], name))
-        trials.append(
-            PlannedTrial(
-                config, after, row["trial_id"], row["variant_id"], name, row["label"], row["factor"] or "", row["level"] or "", True,
-                row["variant_id"], parts,
-            )
-        )  # fmt: skip
-    return of_trials(choice.sweep + SELECTED, choice.dataset, first["scale"], trials)
+    return stored_plan(results, choice.planned, sweep=choice.sweep + SELECTED, split="test")
 
 
 def selected(results: Results, choice: Choice, plan: Plan) -> Selected:

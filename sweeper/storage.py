@@ -5,6 +5,7 @@
     parts/<table>/<kk>/<part_key>.parquet      immutable; kk = first two characters of the key
     compacted/<table>/<generation>-<id>.parquet
     manifests/<generation>.json                what the compacted files hold; created once each, the highest counts
+    sources/<stem>@<sha>.py                    the user's own models, attacks, data sets and spaces that trials here were made with
     quarantine/…                               damaged or foreign files that were moved away, same relative path
     .tmp/                                      files being written; without the suffix .parquet, so no glob reads them
 

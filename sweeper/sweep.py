@@ -14,7 +14,7 @@ from sweeper.config import EvaluationConfig, TrialConfig, canonical_json
 from sweeper.datasets import Splits, load
 from sweeper.escalation import Probe, Probes, pending
 from sweeper.keys import part_key
-from sweeper.lookup import sources
+from sweeper.lookup import register_sources, sources
 from sweeper.materials import Materials, SampleSet
 from sweeper.plan import Plan, PlannedTrial, of_config
 from sweeper.provenance import git_commit
@@ -136,6 +136,7 @@ def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
     ]  # fmt: skip
     results.publish("sweeps", part_key("sweeps", plan.plan_hash), rows)
     _record_evaluations(plan, results)
+    results.keep_sources(sources())
     started, host = datetime.now(UTC), socket.gethostname()
     run = {
         "sweep": plan.sweep, "plan_hash": plan.plan_hash, "dataset": plan.dataset, "evaluation_id": plan.trials[0].evaluation_id,
@@ -203,6 +204,8 @@ def run_one(path: Path, results_root: Path, data_root: Path | None) -> Finished:
     Raises:
         ValueError: If the file cannot be read as a trial's configuration.
     """
+    if (results_root / "store.json").exists():
+        register_sources(Results(results_root).kept_sources())
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         config = TrialConfig.model_validate(values.get("config", values))

@@ -197,7 +197,7 @@ def test_a_configuration_that_is_another_trial_by_now_is_refused(sweep: SmallSwe
     ("cell", "message"),
     [
         ("adaptive/pgd@0.06", "no cell 'adaptive/pgd@0.06' of trial "),
-        ("adaptive/pgd@0.06", "there are: adaptive/pgd@0.0125, 0.025, 0.0375, 0.05, 0.075, 0.1, 0.3; clean/none@0; graybox/bim@0.05, 0.1; "),
+        ("adaptive/pgd@0.06", "there are: adaptive/pgd@0.0125, 0.025, 0.0375, 0.05, 0.075, 0.1, 0.3; adaptive_soft/pgd@0.0125, "),
         ("adaptive/fgsm@0.05", "no cell 'adaptive/fgsm@0.05'"),
         ("pgd", "a cell is THREAT/ATTACK@EPSILON, and there are: "),
         ("adaptive/pgd@1/0", "an epsilon is a number or a fraction such as 8/255, got '1/0'"),
@@ -214,7 +214,6 @@ def test_other_nonsense_is_refused(sweep: SmallSweep, bare: Path, tmp_path: Path
     assert "3 trials begin with ''" in refused(bare, "", "clean/none@0")
     assert "under an evaluation that begins with 'zz'" in refused(bare, name, "clean/none@0", "--evaluation", "zz")
     assert "no format named 'yaml'" in refused(bare, name, "clean/none@0", "--format", "yaml")
-    assert "cannot read nothing.py" in refused(bare, name, "clean/none@0", "--own", "nothing.py")
     assert "no results under" in refused(tmp_path, name, "clean/none@0")
 
 
@@ -224,11 +223,19 @@ def test_a_trial_that_is_not_completed_is_refused(sweep: SmallSweep, copied: Pat
     assert "is not completed" in refused(copied, trial_of(sweep), "clean/none@0")
 
 
-def test_the_users_own_model_is_asked_for_and_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_model_is_found_under_the_root_unless_it_was_changed_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     swept: Swept = tiny_sweep()
     (own,) = (row for row in Results(swept.root).read("trials", ["trial_id", "model"]).to_pylist() if row["model"].startswith("file:smoother@"))
-    monkeypatch.setattr(lookup, "_sources", {})  # as in a process that has read no file of the user's
-    lookup._load_source.cache_clear()
     words = (own["trial_id"], "transfer/fgsm@0.1")
-    assert f"the source of '{own['model']}' is not at hand; give the path of the file itself" in refused(swept.root, *words)
-    assert all(row["differing"] == [] for row in made_again(swept.root, *words, "--own", swept.model))
+
+    def forget() -> None:  # as in a process that has read no file of the user's
+        monkeypatch.setattr(lookup, "_sources", {})
+        lookup._load_source.cache_clear()
+
+    forget()
+    assert all(row["differing"] == [] for row in made_again(swept.root, *words))
+    changed = tmp_path / "changed"
+    shutil.copytree(swept.root, changed)
+    (changed / "sources" / f"{own['model'].removeprefix('file:')}.py").write_text("changed = True\n")
+    forget()
+    assert f"the source of '{own['model']}' is not at hand; give the path of the file itself" in refused(changed, *words)

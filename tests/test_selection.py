@@ -159,9 +159,7 @@ def test_test_images_that_were_looked_at_before_are_not_called_unseen(seen: Path
     assert selection["outcome"] == "warn" and "2 of 2 other variants" in selection["message"]
 
 
-def test_the_users_own_files_are_found_by_the_space_that_names_them(
-    selected: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_own_files_are_found_under_the_root(selected: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = tmp_path / "tiny.py"
     settings = {"num_epochs": 1, "retraining/num_epochs": 1, "target/training/num_epochs": 1, "model": str(tiny_sweep().model), "width": 2}
     space.write_text(f"def variants():\n    return [{settings!r}]\n")
@@ -173,12 +171,8 @@ def test_the_users_own_files_are_found_by_the_space_that_names_them(
     assert done.exit_code == 0, done.stderr
     monkeypatch.setattr(lookup, "_sources", {})
     lookup._load_source.cache_clear()
-    refused = invoke("select", "tiny", *words)
-    assert refused.exit_code == 2 and "is not at hand; give the path of the file itself" in refused.stderr
-    assert invoke("select", "tiny", *words, "--file", tiny_sweep().model).exit_code == 0
-    monkeypatch.setattr(lookup, "_sources", {})
-    lookup._load_source.cache_clear()
-    again = invoke("select", space, *words)
+    assert invoke("select", "tiny", *words).exit_code == 0
+    again = invoke("select", "tiny", *words)
     assert again.exit_code == 0 and "0 trials to run" in again.stderr
 
 
@@ -209,7 +203,7 @@ def on_validation(path: Path, evaluation: str = "standard") -> Results:
     planned = [row | {"evaluation": evaluation} for row in plan_of(results)]
     results.quarantine(results.folder.part_path("sweeps", "sweep"))
     results.publish("sweeps", "changed", planned)
-    row = {"evaluation_id": "e", "name": evaluation, "dataset": "digits", "split": "validation", "config": "{}"}
+    row = {"evaluation_id": "e", "name": evaluation, "dataset": "digits", "split": "validation", "fingerprint": "f", "config": "{}"}
     results.publish("evaluations", "evaluation", [row])
     return results
 
@@ -232,7 +226,8 @@ def test_a_variant_that_fails_a_validity_check_is_not_chosen(tmp_path: Path) -> 
     results = on_validation(tmp_path)
     assert choose(results, "sound").row["label"] == "quantized"
     trial_id = next(row["trial_id"] for row in plan_of(results) if row["label"] == "quantized")
-    failure = {"trial_id": trial_id, "evaluation_id": "e", "check": "C20", "kind": "validity", "outcome": "fail", "message": "no gradient"}
+    failure = {"trial_id": trial_id, "evaluation_id": "e", "check": "C20", "kind": "validity", "outcome": "fail", "message": "no gradient",
+               "level": "standard", "probes_version": 1}  # fmt: skip
     results.publish("checks", "probe", [failure])
     assert choose(Results(tmp_path), "sound").row["label"] == "plain"
 
