@@ -1,12 +1,16 @@
 """What a plan costs: seconds from what was measured under this results root, and bytes; and whether the disk can take it."""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sweeper.artifacts import Artifacts
+from sweeper.checks.catalogue import CHECKS
+from sweeper.escalation import level_of
 from sweeper.plan import Plan, PlannedTrial
+from sweeper.probes.levels import HEALTH, LEVELS
 from sweeper.results import Results
 from sweeper.stages import Stage
 from sweeper.statistics import detectable
@@ -15,6 +19,7 @@ from sweeper.sweep import state_of
 # Seconds per trial at `small` on one core of a 2-core machine, used until this results root holds a measured trial of the data set and scale.
 _GUESS = {"digits": (30.0, 10.0, 12.0), "": (150.0, 40.0, 40.0)}  # trained purifier, untrained, shared stage; under the standard evaluation
 _QUICK = 0.3  # of that under the quick one
+_GUESSED_CHECK, _GUESSED_ATTACKS = 0.13, {"C13": 8.0, "C16": 0.3, "C17": 9.0}  # seconds on digits: of each probe, of each attack at level standard
 
 
 def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]], list[str]]:
@@ -47,6 +52,7 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
         word = f"failed ({failed['reason']})" if failed else "to run" if trial.key in missing else "stored"
         cost = round(seconds[trial.key], 1) if word == "to run" else 0.0
         rows.append({"what": "trial", "name": trial.label, "seed": trial.config.seed, "state": word, "seconds": cost, "key": trial.trial_id[:12]})
+    rows += _check_rows(plan, root, len(state.runnable))
     total = sum(row["seconds"] for row in rows) / max(1, min(slots, len(state.runnable) or 1))
     source = f"from {measured} measured trials here" if measured else "a rough guess: nothing of this data set and scale is measured here yet"
     notes = [
@@ -60,6 +66,32 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
     if state.failed:
         notes.append(f"{len(state.failed)} trials failed by themselves and are run again only with --retry-failed")
     return rows, notes
+
+
+def _check_rows(plan: Plan, root: Path, num_runnable: int) -> list[dict[str, Any]]:
+    """Return what the reviewer's checks add: those of every trial in one row, and a row per attack on the reference and the best (full: on all)."""
+    if not plan.evaluation.is_checked or not num_runnable:
+        return []
+    level, seeds = level_of(plan), len({trial.config.seed for trial in plan.trials})
+    measured: dict[tuple[str, str], list[float]] = defaultdict(list)
+    if (root / "store.json").exists():
+        ways = sorted({trial.evaluation_id for trial in plan.trials})
+        for row in Results(root).read("checks", ["check", "level", "seconds"], {"evaluation_id": ways}).to_pylist():
+            measured[row["check"], row["level"]].append(row["seconds"] or 0.0)
+
+    def cost(check: str, level: str, guess: float) -> float:
+        known = measured[check, level]
+        return sum(known) / len(known) if known else guess
+
+    attacked = len(plan.trials) if level == "full" else min(len(plan.trials), 2 * seeds)
+    scale = 1.0 if plan.dataset == "digits" else 2.5
+    of_all = num_runnable * sum(cost(check, "standard", _GUESSED_CHECK * scale) for check in HEALTH)
+    rows = [(f"{', '.join(HEALTH)} on every trial", of_all)]
+    for check in LEVELS[level]:
+        guess = _GUESSED_ATTACKS.get(check, 10.0) * scale * (10.0 if level == "full" else 1.0)
+        rows.append((f"{check} on {attacked} trials: {CHECKS[check].title}", attacked * cost(check, level, guess)))
+    named: dict[str, Any] = {"what": "check", "seed": None, "state": "after", "key": ""}
+    return [{**named, "name": name, "seconds": round(seconds, 1)} for name, seconds in rows]
 
 
 def _detectable(plan: Plan) -> str:

@@ -35,6 +35,7 @@ class Display:
         self.slots = max(1, slots)
         self._stages: dict[str, float] = {}
         self._stage_titles: dict[str, str] = {}
+        self._probes: dict[str, float] = {}  # title -> since when
         self._stage_total = self._stage_done = 0
         self._running: dict[tuple[str, str], _Running] = {}
         self._failures: list[Finished] = []
@@ -86,11 +87,10 @@ class Display:
             self._line(f"{count}: FAILED ({finished.reason}): {finished.message}; log: {finished.log}", style="bold red")
 
     def probe_started(self, probe: Probe) -> None:
-        self._stages[probe.part] = time.monotonic()
-        self._stage_titles[probe.part] = probe.title
+        self._probes[probe.title] = time.monotonic()
 
     def probe_ended(self, probe: Probe, problem: str | None) -> None:
-        seconds = time.monotonic() - self._stages.pop(probe.part)
+        seconds = time.monotonic() - self._probes.pop(probe.title)
         self._line(problem or f"{probe.title}: {seconds:.1f} s", style="bold red" if problem else None)
 
     def _left(self) -> str:
@@ -110,7 +110,9 @@ class Display:
         if self._stages:
             now = time.monotonic()
             names = ", ".join(f"{self._stage_titles[key]} {now - since:.0f} s" for key, since in self._stages.items())
-            parts.append(Text(f"shared stages {self._stage_done}/{self._stage_total}, checks: {names}"))
+            parts.append(Text(f"shared stages {self._stage_done}/{self._stage_total}: {names}"))
+        if self._probes:
+            parts.append(Text("checks of the reference and the best row: " + ", ".join(self._probes)))
         if self._running:
             table = Table(box=None, pad_edge=False)
             for title in ("trial", "seed", "stage", "progress", "", "seconds"):

@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sweeper.artifacts import Bundle
@@ -12,9 +15,9 @@ from sweeper.checks.catalogue import CHECKS
 from sweeper.config import Classifier, EvaluationConfig, TrialConfig, key_of
 from sweeper.keys import PROBES_VERSION, cell_content
 from sweeper.materials import Materials
-from sweeper.options import ADAPTIVE, attack_options
-from sweeper.probes._subject import Finding, Subject
-from sweeper.probes.all import LEVELS, health
+from sweeper.options import ADAPTIVE, attack_module, attack_options
+from sweeper.probes._subject import Finding, Stored, Subject
+from sweeper.probes.all import attacked, health
 
 
 def subject_of(
@@ -34,20 +37,22 @@ def subject_of(
         sources: Classifiers to craft on, the target first.
     """
     cells = [cell for cell in evaluation.cells if cell.threat in ADAPTIVE and not cell.measures_distance]
-    native = next((cell for cell in cells if cell.attack == "pgd" and cell.threat == "adaptive"), None)
+    native = [cell for cell in cells if cell.attack == "pgd"]
+    first = next((cell for cell in native if cell.threat == "adaptive"), None)
     samples = materials.samples(config, evaluation, cells[0].images if cells else None)
     return Subject(
-        networks.defense,
-        samples.images,
-        samples.labels,
-        samples.keys,
-        tuple(epsilon for epsilon in (native or cells[0]).epsilons if epsilon > 0) if cells else (),
-        evaluation.score_epsilon,
-        worst_of(list(broken_at)),
-        native.options if native else attack_options("pgd", "adaptive", {}),
-        evaluation.batch_size,
-        [networks_of(sibling, materials).defense for sibling in siblings],
-        [materials.classifier(config, recipe).module for recipe in sources],
+        defense=networks.defense,
+        images=samples.images,
+        labels=samples.labels,
+        keys=samples.keys,
+        epsilons=tuple(epsilon for epsilon in (first or cells[0]).epsilons if epsilon > 0) if cells else (),
+        score_epsilon=evaluation.score_epsilon,
+        broken_at=worst_of(list(broken_at)),
+        options=first.options if first else attack_options("pgd", "adaptive", {}),
+        gradients={cell.threat: cell.options for cell in reversed(native)},  # of several under one threat the first
+        batch_size=evaluation.batch_size,
+        siblings=[networks_of(sibling, materials).defense for sibling in siblings],
+        sources=[materials.classifier(config, recipe).module for recipe in sources],
     )
 
 
@@ -84,11 +89,26 @@ def strength_row(
         networks = networks_of(config, materials)
         found = [outcomes_of(config, evaluation, cell, materials, networks).broken_at for cell in adaptive]
         subject = subject_of(config, evaluation, materials, networks, [each for each in found if each is not None], siblings, sources)
+        if check == "C7":
+            subject = replace(subject, stored=_stored_set(config, evaluation, materials))
         began = time.monotonic()
-        return Bundle({}, {"finding": list(LEVELS[level][check](subject, level)), "seconds": time.monotonic() - began})
+        return Bundle({}, {"finding": list(attacked(subject, check, level)), "seconds": time.monotonic() - began})
 
     info = materials.artifacts.get_or_create("probes", key, make).info
     return _row(Finding(*info["finding"]), level, info["seconds"])
+
+
+def _stored_set(config: TrialConfig, evaluation: EvaluationConfig, materials: Materials) -> Stored | None:
+    """Return the gray-box set of PGD, or of what else there is, with what it takes to craft a part of it again."""
+    cells = [cell for cell in evaluation.cells if cell.is_shared and cell.threat == "graybox" and cell.labels == "true"]
+    if not cells:
+        return None
+    cell = next((cell for cell in cells if cell.attack == "pgd"), cells[0])
+    attack, kept = attack_module(cell.attack, cell.threat), materials.adversarial(config, evaluation, cell)
+    settings = {"config": attack.Config(**cell.options)} if hasattr(attack, "Config") else cell.options
+    images = torch.stack([kept.images(index) for index in range(len(kept.epsilons))])
+    target = materials.classifier(config, config.target).module
+    return Stored(cell.attack, kept.epsilons, images, kept.samples, target, partial(attack.perturb, **settings))
 
 
 def _row(finding: Finding, level: str, seconds: float) -> dict[str, Any]:

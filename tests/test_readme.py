@@ -1,10 +1,13 @@
 """The README's promises: its snippets read real tables without this package, its commands and options exist, its examples run."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 import typer
 from tiny_sweep import SIZES, Swept, invoke, tiny_sweep
@@ -28,13 +31,32 @@ def swept() -> Swept:
     return tiny_sweep()
 
 
-@pytest.mark.parametrize("snippet", blocks(READING, "python"), ids=["duckdb", "polars", "pandas", "files"])
+@pytest.mark.parametrize("snippet", blocks(READING, "python"), ids=["duckdb", "worst case", "polars", "pandas", "files"])
 def test_a_snippet_reads_the_tables_without_this_package(snippet: str, swept: Swept, tmp_path: Path) -> None:
     (tmp_path / "results").symlink_to(swept.root)
     assert "sweeper" not in snippet
     done = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert any(letter.isdigit() for letter in done.stdout)
+
+
+def test_the_worst_case_by_hand_is_that_of_the_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = tmp_path / "attacked.py"
+    variants = [{"model": model, "retrain": "none", "target/training/num_epochs": 1} for model in ("identity", "mean_blur")]
+    attacks = [{"attack": "bim", "threats": ["adaptive"]}, {"attack": "pgd", "threats": ["adaptive_bpda"]}]
+    space.write_text(f"ATTACKS = {attacks!r}\n\n\ndef variants():\n    return {variants!r}\n")
+    shutil.copytree(tiny_sweep().root / "artifacts", tmp_path / "results" / "artifacts")
+    done = invoke("run", space, "--inline", "--results", tmp_path / "results", "--epsilons", "0.1", *SIZES)
+    assert done.exit_code == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    query = re.search(r'"""(.*)"""', blocks(READING, "python")[1], re.DOTALL)
+    assert query is not None
+    by_hand = {row[0]: row[-1] for row in duckdb.sql(query[1]).fetchall()}
+    ranked = json.loads(invoke("rank", "attacked", "--results", "results", "--unchecked", "--format", "json").stdout)
+    assert {row["trial_ids"][0]: row["adaptive@0.1"] for row in ranked} == pytest.approx(by_hand)
+    lowest = duckdb.sql("select trial_id, min(accuracy) from 'results/parts/scores/*/*.parquet' where starts_with(threat, 'adaptive') "
+                        "and abs(epsilon - 0.1) < 1e-9 group by all").fetchall()  # fmt: skip
+    assert all(by_hand[trial] <= accuracy + 1e-9 for trial, accuracy in lowest)
 
 
 def test_the_list_of_files_holds_every_row_once_merged_or_not(swept: Swept) -> None:

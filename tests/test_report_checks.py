@@ -31,7 +31,8 @@ FOUND = "twice the steps break <3.1> points more"
 
 def stored(results: Results, label: str, check: str = "C13", outcome: str = "fail", seeds: tuple[int, ...] = (0, 1, 2), **values: Any) -> Results:
     """Plant rows of table `checks`, as a probe of the trained networks would leave them."""
-    row = {"check": check, "kind": "validity", "outcome": outcome, "message": FOUND, "value": 0.031, "threshold": 0.01} | values
+    row = {"check": check, "kind": "validity", "outcome": outcome, "message": FOUND, "value": 0.031, "threshold": 0.01}
+    row |= {"level": "standard", "probes_version": 1} | values
     mine = [one for one in results.read("sweeps").to_pylist() if one["label"] == label and one["seed"] in seeds]
     results.publish(
         "checks", f"{label}-{check}".lower(), [{"trial_id": one["trial_id"], "evaluation_id": one["evaluation_id"]} | row for one in mine]

@@ -21,6 +21,7 @@ RECORD = ROOT / "tests" / "versions.json"
 # Sources whose VERSION is another file's. A tuple names the functions that matter, where the rest of the file does not.
 SCORING = ("sweeper/keys.py", "SCORING_VERSION")
 TRAINING = ("sweeper/config.py", "TRAINING_VERSION")
+PROBES = ("sweeper/keys.py", "PROBES_VERSION")
 SHARED: dict[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     "sweeper/scoring.py": (SCORING, ()),
     "sweeper/materials.py": (SCORING, ()),
@@ -29,6 +30,8 @@ SHARED: dict[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     "sweeper/datasets/_splits.py": (SCORING, ("stratified_indices", "choose")),
     "sweeper/training.py": (TRAINING, ()),
     "sweeper/networks.py": (TRAINING, ()),
+    "sweeper/probing.py": (PROBES, ()),
+    **{f"sweeper/probes/{name}.py": (PROBES, ()) for name in ("_subject", "all", "gradients", "integrity", "strength", "variants")},
     "attacks/_torchattacks.py": (("attacks/_torchattacks.py", "WRAPPER_VERSION"), ()),
 }
 

@@ -10,9 +10,9 @@ AUTOATTACK = "Croce and Hein, 2020, AutoAttack's flags (arXiv:2003.01690)"
 ROBUSTBENCH = "Croce et al., 2021, RobustBench (arXiv:2010.09670)"
 ZIMMERMANN = "Zimmermann et al., 2022, Increasing confidence in adversarial robustness evaluations (arXiv:2206.13991)"
 
-_DEFENSE = "needs a probe of the trained defense"
-_SETS = "needs the stored adversarial sets, not only their scores"
-_ATTACK = "needs another attack on the trained defense"
+_DEFENSE = "needs a probe of the trained defense, which `run` makes of every trial unless it is quick"
+_ATTACK = "needs another attack on the trained defense, which `run` makes of the reference and the best row; `check SPACE --run all` of every trial"
+_MORE = "needs another attack on the trained defense: `check SPACE --run best --level full`, or --evaluation full"
 
 
 def _checks(kind: Kind, *rows: tuple[str, str, str, str]) -> dict[str, Check]:
@@ -30,7 +30,7 @@ _ALL: dict[str, Check] = {
         ("C6", "All compared trials are attacked on the same images, none left out", CARLINI, ""),
         ("C8", "The gray-box attacks break the undefended target", CARLINI, ""),
         ("C9", "Accuracy does not rise with epsilon", CARLINI, ""),
-        ("C10", "An unbounded attack leaves nothing", ATHALYE, "needs an adaptive attack at epsilon 0.5 and 1"),
+        ("C10", "An unbounded attack leaves nothing", ATHALYE, _DEFENSE),
         ("C11", "Iterative attacks are no weaker than one step", ATHALYE, ""),
         ("C12", "The attack's steps can reach the ball's surface", INDICATORS, ""),
         ("C13", "Twice the steps change less than a point", INDICATORS, _ATTACK),
@@ -51,17 +51,17 @@ _ALL: dict[str, Check] = {
     ),
     **_checks(
         "advice",
-        ("C7", "Stored perturbations still break what they broke", CARLINI, _SETS),
-        ("C14", "The step size is the strongest of several", CARLINI, _ATTACK),
-        ("C15", "The best iterate counts, not the last", INDICATORS, _ATTACK),
-        ("C19", "Confident transfer images are no stronger", CARLINI, _ATTACK),
+        ("C7", "Stored perturbations still break what they broke", CARLINI, _MORE),
+        ("C14", "The step size is the strongest of several", CARLINI, _MORE),
+        ("C15", "The best iterate counts, not the last", INDICATORS, _MORE),
+        ("C19", "Confident transfer images are no stronger", CARLINI, _MORE),
         ("C22", "The gradient agrees with finite differences", TRAMER, _DEFENSE),
         ("C23", "The loss is smooth at the scale of one step", INDICATORS, _DEFENSE),
         ("C25", "The logits are not so large that cross-entropy is flat", AUTOATTACK, _DEFENSE),
         ("C28", "Gray-box and transfer are reported apart, on all images", CARLINI, ""),
         ("C30", "The purifier's output depends on its input", TRAMER, ""),
-        ("C31", "Attacks on the codes are no stronger", TRAMER, _ATTACK),
-        ("C32", "An attack on this purifier transfers to its other seeds", ATHALYE, _ATTACK),
+        ("C31", "Attacks on the codes are no stronger", TRAMER, _MORE),
+        ("C32", "An attack on this purifier transfers to its other seeds", ATHALYE, _MORE),
         ("C35", "Settings, versions, device and cost are stored", ROBUSTBENCH, ""),
         ("C36", "The evaluator itself is tested on planted defenses", ZIMMERMANN, ""),
     ),

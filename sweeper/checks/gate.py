@@ -85,18 +85,21 @@ def how_many(found: Sequence[Result]) -> str:
     ran: dict[str, int] = defaultdict(int)
     spared: dict[str, int] = defaultdict(int)  # trials that it does not apply to
     failed: dict[str, int] = defaultdict(int)
+    warned: dict[str, int] = defaultdict(int)
     for one in found:
         if one.kind == "validity":
             ran[one.check] += one.outcome in RUN
             spared[one.check] += one.outcome == "not_applicable"
             failed[one.check] += one.outcome == "fail"
+            warned[one.check] += one.outcome == "warn"
     applies = {name: trials - spared[name] for name, check in CHECKS.items() if check.kind == "validity" and (not trials or trials > spared[name])}
     names = [name for name in applies if ran[name]]
     counted = f"{len(names)} of {len(applies)} validity checks run" + (f" ({', '.join(names)})" if names else "")
     partly = [f"{name} on {ran[name]} of {applies[name]} trials" for name in names if ran[name] < applies[name]]
     counted += f", {', '.join(partly)}" if partly else ""
-    broken = [f"{name} on {failed[name]} of {applies[name]} trials" for name in applies if failed[name]]
-    return f"{counted}; " + (f"failed: {', '.join(broken)}." if broken else "none failed.")
+    said = [f"{word}: {', '.join(f'{name} on {counts[name]} of {applies[name]} trials' for name in applies if counts[name])}"
+            for word, counts in (("failed", failed), ("warned", warned)) if any(counts.values())]  # fmt: skip
+    return f"{counted}; " + ("" if any(failed.values()) else "none failed" + "; " * bool(said)) + f"{'; '.join(said)}."
 
 
 def failed_row(member: Mapping[str, Any], failure: Result) -> dict[str, Any]:

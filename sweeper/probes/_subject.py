@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from attacks._ascending import Config as AscentConfig
 from attacks._modes import ready_for_attack
+from attacks._white_box import Perturb
 from sweeper.checks._result import Outcome
 from sweeper.scoring import Defense, laid_out, with_latents
 
@@ -25,6 +26,29 @@ class Finding(NamedTuple):
     threshold: float | None = None
 
 
+class Images(Protocol):
+    """What a stored set knows of its images."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def keys(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A gray-box set as it is kept, (E, N, C, H, W), its clean images, the classifier it was crafted on, and the attack that crafted it."""
+
+    name: str
+    epsilons: Sequence[float]
+    images: Tensor
+    clean: Images
+    classifier: nn.Module
+    perturb: Perturb
+
+
 @dataclass(frozen=True)
 class Subject:
     """A defense as it is attacked and scored, the images, and how the adaptive attack fared on them.
@@ -36,10 +60,12 @@ class Subject:
         score_epsilon: Where robust_score ends; the radius of probes that need just one.
         broken_at: First epsilon at which any of the adaptive attacks breaks each image, float32 (N,), 0 if it is wrong unperturbed, infinity if none
             does; None where nothing was attacked.
-        options: Settings of the native adaptive attack.
+        options: Settings of the native adaptive attack under `adaptive`.
+        gradients: The adaptive threats that it was run under, each with its settings.
         batch_size: Images per forward pass, as in the scoring.
         siblings: The same variant's defenses of other seeds.
         sources: The undefended target, then the transfer sources.
+        stored: A gray-box set that the trial was scored on.
     """
 
     defense: Defense
@@ -50,13 +76,15 @@ class Subject:
     score_epsilon: float
     broken_at: Tensor | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    gradients: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"adaptive": {}})
     batch_size: int = 128
     siblings: Sequence[Defense] = ()
     sources: Sequence[nn.Module] = ()
+    stored: Stored | None = None
 
     def few(self, count: int = FEW) -> "Subject":
         """Return the same with at most count images, evenly spread over their order, which is that of the split."""
-        return self if count >= len(self.labels) else self.take(_spread(len(self.labels), count))
+        return self if count >= len(self.labels) else self.take(spread(len(self.labels), count))
 
     def take(self, positions: Tensor) -> "Subject":
         """Return the same with some of the images, int64 (M,)."""
@@ -93,5 +121,6 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in named}
 
 
-def _spread(n: int, count: int) -> Tensor:
-    return torch.linspace(0, n - 1, count).round().long()
+def spread(n: int, count: int) -> Tensor:
+    """Return at most count positions of n, evenly spread, int64."""
+    return torch.linspace(0, n - 1, min(n, count)).round().long()

@@ -1,10 +1,12 @@
 """Is the attacked model the scored one, and does it give what attacks need? Passes only, no attack."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from attacks._ascending import ascend
 from attacks._linf import NoGradient, input_gradient
 from attacks._randomness import logit_spread
 from sweeper.probes._subject import Finding, Subject, attacked_logits, plain_logits, state_of
@@ -12,6 +14,7 @@ from sweeper.probes._subject import Finding, Subject, attacked_logits, plain_log
 FLIPS_SHARE = 0.001  # C3, C4: share of decisions that float rounding may turn, and one image always
 OTHER_BATCH = 17  # C3: odd, so that no image keeps its place in a batch
 RANDOM_SPREAD = 1e-4  # C24: difference of a logit between passes above which a defense is random
+FEWEST = 16  # images of C24's attacks: each step takes 20 passes
 EOT_SAMPLES = 20  # C24: passes that an attack's gradient must be averaged over
 SUM_TOLERANCE = 1e-4  # C5
 CONSTANT_SPREAD = 0.1  # C30: of the output within a class over that of the input, below which all images of a class become one
@@ -86,8 +89,35 @@ def attacked_through_expectation(subject: Subject) -> Finding:
     samples = int(subject.options.get("num_eot_samples", 1))
     text = f"logits differ by up to {spread:.3g} between passes, and the adaptive attack averages over {samples} of them"
     if samples >= EOT_SAMPLES:
-        return Finding("C24", "pass", text, float(samples), float(EOT_SAMPLES))
+        return Finding("C24", "pass", f"{text}; {_fixed_and_free(subject)}", float(samples), float(EOT_SAMPLES))
     return Finding("C24", "fail", f"{text}; num_eot_samples={EOT_SAMPLES} is needed", float(samples), float(EOT_SAMPLES))
+
+
+class _SameDraws(nn.Module):
+    """A random defense that draws the same in every pass."""
+
+    def __init__(self, defense: nn.Module) -> None:
+        super().__init__()
+        self.defense = defense
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.random.fork_rng(images.device.type == "cuda" and [images.device] or []):
+            torch.manual_seed(0)
+            return self.defense(images)
+
+
+def _fixed_and_free(subject: Subject) -> str:
+    """Return in words what survives score_epsilon with the randomness fixed, where an attack must succeed, and in expectation."""
+    few, epsilons = subject.few(FEWEST), (subject.score_epsilon,)
+    fixed = ascend(_SameDraws(few.defense), few.images, few.labels, epsilons=epsilons, keys=few.keys, config=replace(few.attack, num_eot_samples=1))
+    free = ascend(few.defense, few.images, few.labels, epsilons=epsilons, keys=few.keys, config=few.attack)
+    left, voted = (100 * float((found.broken_at > epsilons[0]).float().mean()) for found in (fixed, free))
+    mean = 100 * (free.mean_accuracy or [0.0])[-1]
+    return (
+        f"at epsilon {epsilons[0]:g} {left:.0f} % survive with the draws fixed, {voted:.0f} % by the majority of ten evaluations, "
+        f"{mean:.0f} % on their average (n {len(few.labels)})"
+    )
 
 
 @torch.inference_mode()

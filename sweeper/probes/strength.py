@@ -15,12 +15,14 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from attacks import _autoattack
+from attacks._ascending import Config as AscentConfig
 from attacks._ascending import ascend
 from attacks._keyed import uniform_noise
 from attacks._linf import NoGradient
 from attacks._white_box import Perturb, ascend_with
 from sweeper.checks.catalogue import CHECKS
 from sweeper.probes._subject import FEW, Finding, Subject, plain_logits
+from sweeper.scoring import as_attacked
 from sweeper.statistics import wilson
 
 UNBOUNDED = (0.5, 1.0)  # C10: at 0.5 every image can become grey
@@ -57,14 +59,15 @@ def unbounded_leaves_nothing(subject: Subject) -> Finding:
 
 
 def more_steps_change_little(subject: Subject, level: str = "standard") -> Finding:
-    """C13: twice the steps and three times the restarts take less than a point of accuracy."""
-    config = replace(subject.attack, num_steps=2 * subject.attack.num_steps, num_restarts=3 * subject.attack.num_restarts)
+    """C13: twice the steps and three times the restarts, with every gradient of the evaluation, take less than a point of accuracy."""
+    own = subject.attack
 
-    def attack(chosen: Subject, epsilon: float) -> Tensor:
-        return ascend(chosen.defense, chosen.images, chosen.labels, epsilons=(epsilon,), keys=chosen.keys, config=config).broken_at
+    def doubled(config: AscentConfig) -> AscentConfig:
+        return replace(config, num_steps=2 * config.num_steps, num_restarts=3 * config.num_restarts)
 
-    words = f"{config.num_steps} steps and {config.num_restarts} restarts instead of {subject.attack.num_steps} and {subject.attack.num_restarts}"
-    return on_survivors("C13", subject, level, STRONGER_LIMIT, words, attack)
+    few = FEW // 2 if level == "standard" else MOST[level]
+    words = f"{2 * own.num_steps} steps instead of {own.num_steps}, and three times the restarts,"
+    return on_survivors("C13", subject, level, STRONGER_LIMIT, words, native(subject, doubled), most=few)
 
 
 def noise_is_weaker(subject: Subject, level: str = "standard") -> Finding:
@@ -89,6 +92,23 @@ def no_gradient_needed(subject: Subject, level: str = "standard") -> Finding:
     return on_survivors(
         "C17", subject, level, BLIND_LIMIT, f"Square with {QUERIES[level]} queries", with_attack(partial(square.perturb, config=config))
     )
+
+
+def native(subject: Subject, change: Callable[[AscentConfig], AscentConfig]) -> "Attack":
+    """Return the native adaptive attack with changed settings, under every gradient that it was run with, from other random starts."""
+
+    def attack(chosen: Subject, epsilon: float) -> Tensor:
+        known: Tensor | None = None
+        for threat, options in subject.gradients.items():
+            config = change(AscentConfig(**options))
+            for defense in as_attacked(chosen.defense, threat, subject.images[: subject.batch_size]):
+                images, labels = chosen.images, chosen.labels
+                found = ascend(defense, images, labels, epsilons=(epsilon,), keys=chosen.keys, config=config, known=known, first_start=1)
+                known = found.broken_at
+        assert known is not None
+        return known
+
+    return attack
 
 
 def with_attack(perturb: Perturb) -> "Attack":
@@ -123,19 +143,18 @@ def lower_bound(count: int, n: int) -> float:
     return float(betaincinv(count, n - count + 1, LEVEL)) if count else 0.0
 
 
-def on_survivors(check: str, subject: Subject, level: str, limit: float, words: str, attack: Attack) -> Finding:
+def on_survivors(check: str, subject: Subject, level: str, limit: float, words: str, attack: Attack, most: int | None = None) -> Finding:
     """Return what an attack takes from the accuracy, judged as the module says. Advice only warns.
 
     Args:
         limit: Accuracy that it may take, as a share of all images.
         words: What attacks, for the message.
+        most: Survivors that are attacked; None: those of the level.
     """
-    if subject.broken_at is None:
-        return Finding(check, "not_run", "no adaptive attack to compare with")
     epsilon, survivors = survivors_of(subject)
     if not len(survivors):
         return Finding(check, "pass", f"no image survives epsilon {epsilon:g}, so nothing stronger can be found", 0.0, limit)
-    chosen = subject.take(survivors).few(MOST[level])
+    chosen = subject.take(survivors).few(most or MOST[level])
     try:
         broken = int(torch.isfinite(attack(chosen, epsilon)).sum())
     except NoGradient:
@@ -145,5 +164,5 @@ def on_survivors(check: str, subject: Subject, level: str, limit: float, words: 
     drop, low = broken / m * share, lower_bound(broken, m) * share
     text = f"{words} break {broken} of {m} images that survive epsilon {epsilon:g}: {100 * drop:.1f} points of accuracy"
     if low > limit and drop > limit + (right - left) / 2 and CHECKS[check].kind == "validity":
-        return Finding(check, "fail", f"{text}; the attack was not strong enough", drop, limit)
+        return Finding(check, "fail", f"{text}; the attack was not strong enough, so add this one to the space's ATTACKS", drop, limit)
     return Finding(check, "warn" if drop > limit else "pass", text, drop, limit)
