@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.probes.levels import HEALTH
 from sweeper.results import Results
 
 STATIC = [(t, a) for t in ("graybox", "transfer") for a in ("fgsm", "bim", "pgd", "cw")]
@@ -69,6 +70,9 @@ def fill(results: Results, trials: int) -> int:
         latents = [{"trial_id": trial_id, "evaluation_id": "standard", "attack": "none", "epsilon": 0.0, "threat": "clean", "source": "none",
                     "depth": depth, "perplexity": 30.0, "usage": 0.9} for depth in (1, 2, 3)]  # fmt: skip
         results.publish("latents", key_of(trial_id, "latents"), latents)
+        probed = {"trial_id": trial_id, "evaluation_id": "standard", "kind": "validity", "outcome": "pass", "message": "as it should be",
+                  "level": "standard", "probes_version": 1, "seconds": 0.1}  # fmt: skip
+        results.publish("checks", key_of(trial_id, "checks"), [probed | {"check": check} for check in HEALTH])
         results.publish("trials", trial_id, [{
             "trial_id": trial_id, "variant_id": variant_id, "defense": "vqunet", "dataset": "digits", "seed": seed, "target_seed": 0,
             "model": "vqunet", "codebook_size": 64, "config": '{"model": "vqunet"}' * 30, "started": now, "ended": now,
