@@ -227,7 +227,7 @@ def evaluation(
     cells = [Cell(threat="clean", attack="none")]
     adaptive_images = {"quick": 64, "standard": SUBSET, "full": None}[name]
     if name == "quick":
-        middle = static[len(static) // 2 - 1 : len(static) // 2]
+        middle = (static[max(0, len(static) // 2 - 1)],)
         cells.append(_cell("graybox", "pgd", middle, 64))
         scored = tuple(e for e in adaptive if e <= score_epsilon)
         cells += [_cell(threat, "pgd", scored, adaptive_images, expectation | {"num_steps": 10}) for threat in NATIVE]

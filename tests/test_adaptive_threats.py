@@ -116,6 +116,12 @@ def test_autoattack_is_its_four_parts_at_their_own_settings_and_refuses_others()
             evaluation("standard", "digits", "small", [{"attack": "autoattack", **entry}])
 
 
+def test_a_quick_look_takes_the_middle_epsilon_also_where_there_is_one() -> None:
+    for grid, middle in ((None, 0.1), ((0.1,), 0.1), ((0.05, 0.2), 0.05)):
+        graybox = next(cell for cell in evaluation("quick", "digits", "small", epsilons=grid).cells if cell.threat == "graybox")
+        assert graybox.epsilons == (middle,)
+
+
 def test_the_version_of_what_is_around_an_attack_is_in_its_key() -> None:
     def version(threat: str, attack: str) -> str:
         return Cell(threat=threat, attack=attack, epsilons=(0.1,)).version  # pyright: ignore[reportArgumentType]
