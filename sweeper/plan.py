@@ -4,7 +4,7 @@ What is stored is subtracted, the rest runs; resume, dry run, cost and "why is t
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -136,67 +136,117 @@ def from_space(
     seeds = int(getattr(space, "SEEDS", 1)) if seeds is None else seeds
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    base, defaults = dict(settings or {}), trial_defaults(canonical(dataset), scale)
-    if threads is not None:
-        defaults["numerics"]["threads"] = threads
+    base = dict(settings or {})
+    resolver = Resolver(
+        fingerprint=fingerprint,
+        dataset=dataset,
+        scale=scale,
+        evaluation_name=evaluation_name or getattr(space, "EVALUATION", "standard"),
+        settings=base,
+        threads=threads,
+        attacks=getattr(space, "ATTACKS", ()),
+        epsilons=epsilons,
+        split=split,
+    )
     variants = [_checked(variant, index, name) for index, variant in enumerate(space.variants())]
     if not variants:
         raise ValueError(f"search space {name!r} has no variants")
-    _check_base(base, variants, defaults)
-    chosen_name = evaluation_name or getattr(space, "EVALUATION", "standard")
-    for name_of, planned in (("dataset", canonical(dataset)), ("scale", scale)):
-        if canonical(str(base.get(name_of, planned))) != planned:
-            raise ValueError(f"{name_of} is {planned!r} for this plan, got {base[name_of]!r} as a setting; give it with --{name_of}")
-
-    @cache
-    def chosen(ways: tuple[tuple[str, Any], ...]) -> EvaluationConfig:
-        return evaluation(chosen_name, canonical(dataset), scale, getattr(space, "ATTACKS", ()), epsilons, split=split, **dict(ways))
-
-    chosen(())  # what is wrong for every variant is not said of the first
+    _check_base(base, variants, resolver.defaults)
     trials: list[PlannedTrial] = []
     notes: list[str] = []
     seen: dict[tuple[str, str], str] = {}
-    evaluation_ids: dict[tuple[object, ...], str] = {}  # by target and way of scoring: all that it depends on of a trial
-    reference_id = ""
     for index, variant in enumerate(variants):
         label = _label(variant, variants[0]) if index else "reference"
+        changed = _changed(variant, variants[0]) if index else {}
         for seed in range(seeds):
-            settings_of = {"seed": seed, **base, **variant}
-            ways = {setting: _hashable(settings_of.pop(setting)) for setting in EVALUATION_SETTINGS if setting in settings_of}
             try:
-                config = resolve(defaults, settings_of, ignore=frozenset(base))
-                if config.retrain == "none":  # there is no other victim
-                    ways.pop("victim", None)
-                scored = chosen(tuple(sorted(ways.items())))
+                trial = resolver.trial(
+                    {"seed": seed, **base, **variant},
+                    label=label,
+                    factor="+".join(changed),
+                    level=", ".join(_word(value) for value in changed.values()),
+                    reference_variant_id=trials[0].variant_id if trials else "",
+                )
             except ValueError as error:
                 raise ValueError(f"{name}, variant {index + 1} ({label}): {error}") from error
-            config = config.model_copy(update={"fingerprint": fingerprint})
-            reference_id = reference_id or config.variant_id
-            trial_id, way = config.trial_id, (config.target_key, *sorted(ways.items()))
-            if way not in evaluation_ids:
-                evaluation_ids[way] = evaluation_id(config, scored)
-            evaluated_as = evaluation_ids[way]
-            if (trial_id, evaluated_as) in seen:
-                notes.append(f"{label} seed {config.seed} is the same trial as {seen[trial_id, evaluated_as]}, and is run once")
+            if trial.key in seen:
+                notes.append(f"{label} seed {trial.config.seed} is the same trial as {seen[trial.key]}, and is run once")
                 continue
-            seen[trial_id, evaluated_as] = f"{label} seed {config.seed}"
-            changed = _changed(variant, variants[0])
-            trials.append(
-                PlannedTrial(
-                    config=config,
-                    evaluation=scored,
-                    trial_id=trial_id,
-                    variant_id=config.variant_id,
-                    evaluation_id=evaluated_as,
-                    label=label,
-                    factor="+".join(changed) if index else "",
-                    level=", ".join(_word(value) for value in changed.values()) if index else "",
-                    is_reference=index == 0,
-                    reference_variant_id=reference_id,
-                    parts=tuple(expected_parts(config, scored, trial_id, evaluated_as)),
-                )
-            )
+            seen[trial.key] = f"{label} seed {trial.config.seed}"
+            trials.append(replace(trial, is_reference=index == 0))
     return of_trials(name, canonical(dataset), scale, trials, notes)
+
+
+class Resolver:
+    """Settings -> planned trials of one sweep: the scale's defaults, what `--set` gave, and how trials are scored.
+
+    Raises:
+        ValueError: If what holds for every trial is unusable.
+    """
+
+    def __init__(
+        self,
+        *,
+        fingerprint: str,
+        dataset: str,
+        scale: str,
+        evaluation_name: str,
+        settings: Mapping[str, Any],
+        threads: int | None = None,
+        attacks: Iterable[Mapping[str, Any]] = (),
+        epsilons: tuple[float, ...] | None = None,
+        split: str = "test",
+    ) -> None:
+        self.fingerprint, self.dataset, self.scale, self.settings = fingerprint, canonical(dataset), scale, dict(settings)
+        self.defaults = trial_defaults(self.dataset, scale)
+        if threads is not None:
+            self.defaults["numerics"]["threads"] = threads
+        for name_of, planned in (("dataset", self.dataset), ("scale", scale)):
+            if canonical(str(self.settings.get(name_of, planned))) != planned:
+                raise ValueError(f"{name_of} is {planned!r} for this plan, got {self.settings[name_of]!r} as a setting; give it with --{name_of}")
+        attacks = tuple(attacks)
+
+        @cache
+        def scored_by(ways: tuple[tuple[str, Any], ...]) -> EvaluationConfig:
+            return evaluation(evaluation_name, self.dataset, scale, attacks, epsilons, split=split, **dict(ways))
+
+        self._scored_by = scored_by
+        self._scored_by(())  # what is wrong for every variant is not said of the first
+        self._evaluation_ids: dict[tuple[object, ...], str] = {}  # by target and way of scoring: all that it depends on of a trial
+
+    def trial(self, settings: Mapping[str, Any], *, label: str, factor: str = "", level: str = "", reference_variant_id: str = "") -> PlannedTrial:
+        """Return the planned trial of complete flat settings (`--set` among them).
+
+        Args:
+            reference_variant_id: What it is compared with; "" makes it its own reference.
+
+        Raises:
+            ValueError: For an unknown or unusable setting.
+        """
+        own = dict(settings)
+        ways = {setting: _hashable(own.pop(setting)) for setting in EVALUATION_SETTINGS if setting in own}
+        config = resolve(self.defaults, own, ignore=frozenset(self.settings))
+        if config.retrain == "none":  # there is no other victim
+            ways.pop("victim", None)
+        scored = self._scored_by(tuple(sorted(ways.items())))
+        config = config.model_copy(update={"fingerprint": self.fingerprint})
+        trial_id, way = config.trial_id, (config.target_key, *sorted(ways.items()))
+        if way not in self._evaluation_ids:
+            self._evaluation_ids[way] = evaluation_id(config, scored)
+        scored_as = self._evaluation_ids[way]
+        return PlannedTrial(
+            config=config,
+            evaluation=scored,
+            trial_id=trial_id,
+            variant_id=config.variant_id,
+            evaluation_id=scored_as,
+            label=label,
+            factor=factor,
+            level=level,
+            is_reference=not reference_variant_id,
+            reference_variant_id=reference_variant_id or config.variant_id,
+            parts=tuple(expected_parts(config, scored, trial_id, scored_as)),
+        )
 
 
 def of_trials(sweep: str, dataset: str, scale: str, trials: Sequence[PlannedTrial], notes: Sequence[str] = ()) -> Plan:
