@@ -9,7 +9,7 @@ encodings (`rotation`: rotated and rescaled), and exact everywhere else, through
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,9 @@ class Config:
 
     Attributes:
         depth: Number of halvings, each a level of the U-Net. Figures of the paper show 1, 2, 3; 2×2×512 needs 4.
-        codebook_size: Codes per depth, K. Not given in the paper. `fsq` takes the nearest grid and says its size here, such as
-            240 for 256; `lfq` needs a power of two.
+        codebook_size: Codes per depth, K: one number for all, or one for each depth, such as (64, 32, 16), depth 1 first. Not
+            given in the paper. `fsq` takes the nearest grid and says its size here, such as 240 for 256; `lfq` needs a power
+            of two. The entry of a depth that is not quantized has no effect, and becomes that of the first that is.
         code_dim: Length of a code; None, or more than a depth has channels, is the depth's channels. When smaller, 1×1
             convolutions project into and out of the codes' space, and latents are those of that space.
         base_width: Channels of the stem; depth d has base_width * 2**d.
@@ -68,7 +69,7 @@ class Config:
     """
 
     depth: int = 4
-    codebook_size: int = 512
+    codebook_size: int | tuple[int, ...] = 512
     code_dim: int | None = None
     base_width: int = 32
     alpha: float = 1.0
@@ -83,8 +84,9 @@ class Config:
     codebook_init: str = "data"
 
     def __post_init__(self) -> None:
-        for name in ("depth", "codebook_size", "base_width", "passes"):
+        for name in ("depth", "base_width", "passes"):
             check_int(name, getattr(self, name))
+        sizes = _one_per_depth("codebook_size", self.codebook_size, self.depth)
         if self.code_dim is not None:
             check_int("code_dim", self.code_dim)
         for name in ("alpha", "beta"):
@@ -101,8 +103,21 @@ class Config:
                 raise ValueError(f"vq_levels must lie in 1 to depth ({self.depth}), got {self.vq_levels!r}")
             all_levels = levels == tuple(range(1, self.depth + 1))
             object.__setattr__(self, "vq_levels", None if all_levels else levels)
+        quantized = self.quantized_depths
+        sizes = [size if depth in quantized else sizes[quantized[0] - 1] for depth, size in enumerate(sizes, start=1)]
+        object.__setattr__(self, "codebook_size", _one_or_each(sizes))
         for name, value in self._canonical().items():
             object.__setattr__(self, name, value)
+
+    @property
+    def quantized_depths(self) -> tuple[int, ...]:
+        """Return `vq_levels`, or all depths."""
+        return self.vq_levels or tuple(range(1, self.depth + 1))
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Return the codes K of every depth, depth 1 first."""
+        return self.codebook_size if isinstance(self.codebook_size, tuple) else (self.codebook_size,) * self.depth
 
     def _canonical(self) -> dict[str, Any]:
         """Return the settings whose value here is another spelling of the same network and training, with the one that is kept."""
@@ -114,10 +129,25 @@ class Config:
             return {"quantizer": "ema", "codebook_grad": "ema"}
         canonical = {name: getattr(Config, name) for name in _WITHOUT_EFFECT.get(self.quantizer, ())}
         if self.quantizer == "fsq":
-            canonical["codebook_size"] = math.prod(finite_levels(self.codebook_size))
+            canonical["codebook_size"] = _one_or_each([math.prod(finite_levels(size)) for size in self.codebook_sizes])
         if self.quantizer == "lfq":
-            check_power_of_two(self.codebook_size)
+            for size in self.codebook_sizes:
+                check_power_of_two(size)
         return canonical
+
+
+def _one_per_depth(name: str, value: object, depth: int) -> tuple[int, ...]:
+    """Return a setting that is one whole number for all depths, or a list of one for each, as one for each."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return (check_int(name, value),) * depth
+    if len(value) != depth:
+        raise ValueError(f"{name} must be one whole number, or a list of one for each depth (depth is {depth}), got {list(value)}")
+    return check_ints(name, value)
+
+
+def _one_or_each(sizes: Sequence[int]) -> int | tuple[int, ...]:
+    """Return the one size if all depths have the same, so that a trial has one spelling."""
+    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
 def equivalent(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -133,13 +163,14 @@ def build(config: Config, image_shape: tuple[int, int, int], num_classes: int) -
     return VQUNet(config, image_shape)
 
 
-def _quantizer(config: Config, channels: int) -> Quantizer:
+def _quantizer(config: Config, depth: int) -> Quantizer:
+    channels, size = config.base_width * 2**depth, config.codebook_sizes[depth - 1]
     if config.quantizer == "fsq":
-        return FiniteScalarQuantizer(channels, config.codebook_size)
+        return FiniteScalarQuantizer(channels, size)
     if config.quantizer == "lfq":
-        return LookupFreeQuantizer(channels, config.codebook_size)
+        return LookupFreeQuantizer(channels, size)
     kind = {"cosine": CosineQuantizer, "rotation": RotationQuantizer}.get(config.quantizer, VectorQuantizer)
-    return kind(channels, config.codebook_size, config.code_dim, codebook_grad=config.codebook_grad, revive=config.revive)
+    return kind(channels, size, config.code_dim, codebook_grad=config.codebook_grad, revive=config.revive)
 
 
 class VQUNet(UNet):
@@ -148,8 +179,8 @@ class VQUNet(UNet):
     def __init__(self, config: Config, image_shape: tuple[int, int, int]) -> None:
         super().__init__(image_shape, config.depth, config.base_width, config.passes)
         self.config = config
-        for depth in config.vq_levels or range(1, config.depth + 1):
-            self.quantizers[str(depth)] = _quantizer(config, config.base_width * 2**depth)
+        for depth in config.quantized_depths:
+            self.quantizers[str(depth)] = _quantizer(config, depth)
 
     @torch.no_grad()
     def initialize(self, images: Tensor, generator: torch.Generator) -> None:
@@ -195,7 +226,7 @@ class VQUNet(UNet):
                 loss = loss + weights[name] * term
                 terms[f"{name}_{depth}"] = term.detach()
             if level.indices is not None:
-                terms[f"perplexity_{depth}"] = batch_perplexity(level.indices, self.config.codebook_size)
+                terms[f"perplexity_{depth}"] = batch_perplexity(level.indices, quantizer.codebook_size)
         return {"loss": loss, **terms}
 
     def after_step(self, step: int, num_steps: int, generator: torch.Generator) -> None:

@@ -7,9 +7,10 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, create_model
 
 from sweeper.lookup import find, nearest
 
@@ -80,8 +81,18 @@ def _validated(config_class: type, name: str, options: Mapping[str, Any]) -> dic
 @cache  # making the class costs more than all the rest of a plan's work on a trial
 def _options_model(config_class: type) -> type[BaseModel]:
     hints = get_type_hints(config_class)
-    fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(config_class)}
+    fields: dict[str, Any] = {field.name: (_one_or_list(hints[field.name]), _default(field)) for field in dataclasses.fields(config_class)}
     return create_model("Options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()), **fields)
+
+
+def _one_or_list(hint: Any) -> Any:
+    """Return an option's type; `int | tuple[int, ...]` is checked as the one of the two that was given, or a mistake would be told twice."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    is_list = [get_origin(member) is tuple for member in members]
+    if sorted(is_list) != [False, True] or NoneType in members:
+        return hint
+    one, several = (TypeAdapter(members[is_list.index(which)], config=ConfigDict(allow_inf_nan=False)) for which in (False, True))
+    return Annotated[hint, PlainValidator(lambda value: (several if isinstance(value, list | tuple) else one).validate_python(value))]
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

@@ -59,8 +59,9 @@ TABLES: dict[str, Table] = {
         """),
     ),
     # Written last: rows of other tables show once their trial is here. trial_id is the key of the training side, never Ray's or Optuna's id.
+    # codebook_sizes: "64,32,16", depth 1 first, where they differ; codebook_size is then null.
     "trials": Table(
-        version=2,
+        version=3,
         key=("trial_id",),
         sort=("dataset", "variant_id", "seed"),
         columns=_columns("""
@@ -85,6 +86,7 @@ TABLES: dict[str, Table] = {
             timestamp?: started, ended
             string?: quantizer, gradient, adversary, purify
             float64?: train_noise, train_epsilon, adversary_epsilon, kl_weight, frequency_weight
+            string?: codebook_sizes
         """),
     ),
     # One row per way of scoring on a data set. config: canonical JSON of the whole EvaluationConfig, as `trials` has a trial's.

@@ -78,7 +78,10 @@ def cost_rank(config: TrialConfig) -> tuple[float, ...]:
     """Return what orders trials by cost without measuring: trained before untrained, deep and large before small."""
     options = config.model_options
     trained = float(config.network.is_trained) * config.training.num_epochs
-    return trained, float(options.get("depth", 0)), float(options.get("codebook_size", 0))
+    size = options.get("codebook_size", 0)
+    if isinstance(size, list):  # one per depth: the first depth has four times the positions of the next, and costs most
+        size = size[0]
+    return trained, float(options.get("depth", 0)), float(size)
 
 
 def _weight(stage: Stage) -> float:

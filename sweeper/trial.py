@@ -171,12 +171,13 @@ def _trial_row(
     ended: datetime,
 ) -> dict[str, Any]:
     options = {name: value for name, value in config.model_options.items() if name in _OPTION_COLUMNS}
-    levels = options.pop("vq_levels", None)
+    for name, column in (("vq_levels", "vq_levels"), ("codebook_size", "codebook_sizes")):
+        if isinstance(value := options.get(name), list):  # as text, since the column codebook_size holds numbers
+            options |= {name: None, column: ",".join(str(entry) for entry in value)}
     row = {
         "trial_id": config.trial_id, "variant_id": config.variant_id, "defense": config.model, "model": config.model, "dataset": config.dataset,
         "scale": config.scale, "seed": config.seed, "target_seed": config.target_seed, "target": config.target.model, **options,
-        "vq_levels": None if levels is None else ",".join(str(level) for level in levels), "train_input": config.train_input,
-        "retrain": config.retrain, "gradient": getattr(find("models", config.model), "GRADIENT", None),
+        "train_input": config.train_input, "retrain": config.retrain, "gradient": getattr(find("models", config.model), "GRADIENT", None),
         "config": canonical_json(config), "parameters": parameters,
         "reconstruction_mse": clean["mse"], "psnr": clean["psnr"], "ssim": clean["ssim"],
         "train_seconds": train_seconds, "score_seconds": score_seconds, "started": started, "ended": ended, **where,

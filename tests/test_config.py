@@ -13,6 +13,9 @@ from sweeper.scales import evaluation, trial_defaults
 
 KEYS = ("target_key", "purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id")
 
+SIZES = {"codebook_size": [8, 4, 2]}
+FSQ_SIZES = {"codebook_size": [64, 32, 16], "quantizer": "fsq", "vq_levels": [2, 3]}
+
 
 def keys(**settings: Any) -> dict[str, str]:
     config = digits_config(**settings)
@@ -29,7 +32,9 @@ def keys(**settings: Any) -> dict[str, str]:
         ({"num_epochs": 0}, r"'num_epochs': input should be greater than or equal to 1, got 0"),
         ({"num_epochs": 1.5}, r"'num_epochs': input should be a valid integer"),
         ({"codebook_size": -1}, r"codebook_size must be a whole number of at least 1, got -1"),
-        ({"codebook_size": "many"}, r"vqunet option 'codebook_size'.*got 'many'"),
+        ({"codebook_size": "many"}, r"^vqunet option 'codebook_size': [^;]*got 'many'$"),
+        ({"codebook_size": [64, "many", 16]}, r"^vqunet option 'codebook_size/1': [^;]*got 'many'$"),
+        ({"codebook_size": [64, 32]}, r"codebook_size must be one .* for each depth \(depth is 3\), got \[64, 32\]"),
         ({"beta": -1}, r"beta must be a number of at least 0"),
         ({"vq_levels": [1, 9]}, r"vq_levels must lie in 1 to depth \(3\)"),
         ({"retrain": "non"}, r"'retrain': input should be 'none', 'finetune', 'scratch' or 'mix', got 'non'"),
@@ -83,6 +88,28 @@ def test_ints_and_floats_of_one_value_give_one_key() -> None:
 
 def test_vq_levels_that_are_all_levels_are_the_default() -> None:
     assert keys(vq_levels=[3, 2, 1]) == keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"codebook_size": [64, 64, 64]}, {}),  # the scale's own
+        ({"codebook_size": [8, 8, 8]}, {"codebook_size": 8}),
+        ({"codebook_size": [256, 240, 230], "quantizer": "fsq"}, {"codebook_size": 256, "quantizer": "fsq"}),  # one grid, of 240 codes
+        ({"codebook_size": [8, 3, 8], "vq_levels": [1, 3]}, {"codebook_size": 8, "vq_levels": [1, 3]}),
+        ({"codebook_size": [3, 8, 5], "vq_levels": [2], "quantizer": "lfq"}, {"codebook_size": 8, "vq_levels": [2], "quantizer": "lfq"}),
+        ({"codebook_size": [8, 3, 4], "vq_levels": [1, 3]}, {"codebook_size": [8, 5, 4], "vq_levels": [1, 3]}),
+        ({"codebook_size": [3, 8, 4], "vq_levels": [3, 2]}, {"codebook_size": [8, 8, 4], "vq_levels": [2, 3]}),
+        ({"codebook_size": [8, 4, 2], "quantize": False}, {"model": "unet"}),
+    ],
+)
+def test_codebook_sizes_of_one_network_have_one_key(settings: dict[str, Any], same: dict[str, Any]) -> None:
+    assert keys(**settings) == keys(**same)
+
+
+def test_each_quantized_depths_codebook_size_makes_another_trial() -> None:
+    sizes = [8, [16, 8, 8], [8, 16, 8], [8, 8, 16], [16, 16, 8]]
+    assert len({keys(codebook_size=size)["trial_id"] for size in sizes}) == len(sizes)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +177,15 @@ def test_shared_sets_are_the_same_for_all_purifiers_and_outcomes_are_not() -> No
 
 
 def test_a_stored_configuration_reads_back_as_the_same_trial() -> None:
-    for settings in ({}, {"vq_levels": [1, 3]}, {"quantize": False}, {"model": "identity", "retrain": "none"}, {"model": "mean_blur"}):
+    for settings in (
+        {},
+        {"vq_levels": [1, 3]},
+        {"quantize": False},
+        {"model": "identity", "retrain": "none"},
+        {"model": "mean_blur"},
+        SIZES,
+        FSQ_SIZES,
+    ):
         config = digits_config(**settings)
         again = TrialConfig.model_validate(json.loads(canonical_json(config)))
         assert (again, again.trial_id, again.variant_id) == (config, config.trial_id, config.variant_id)

@@ -317,6 +317,11 @@ def test_mean_blur_of_one_pixel_changes_nothing() -> None:
         (vqunet.Config, {"depth": 0}, "depth must be a whole number of at least 1, got 0"),
         (vqunet.Config, {"depth": True}, "depth must be a whole number of at least 1, got True"),
         (vqunet.Config, {"codebook_size": 2.5}, "codebook_size must be a whole number"),
+        (vqunet.Config, {"codebook_size": "64"}, "codebook_size must be a whole number of at least 1, got '64'"),
+        (vqunet.Config, {"codebook_size": (8, 4)}, r"codebook_size must be one .* for each depth \(depth is 4\), got \[8, 4\]"),
+        (vqunet.Config, {"codebook_size": []}, r"codebook_size must be one .* for each depth \(depth is 4\), got \[\]"),
+        (vqunet.Config, {"codebook_size": [8, 4, 2, 0]}, "every entry of codebook_size must be a whole number of at least 1, got 0"),
+        (vqunet.Config, {"codebook_size": [8, 4, 6, 2], "quantizer": "lfq"}, "codebook_size of quantizer 'lfq' must be a power of two .* got 6"),
         (vqunet.Config, {"code_dim": 0}, "code_dim must be a whole number"),
         (vqunet.Config, {"beta": -1}, "beta must be a number of at least 0 and finite, got -1"),
         (vqunet.Config, {"alpha": float("nan")}, "alpha must be a number"),
@@ -346,4 +351,6 @@ def test_images_that_do_not_fit_are_named_in_the_error() -> None:
 def test_equal_settings_have_one_spelling() -> None:
     assert vqunet.Config(depth=3, vq_levels=(3, 1, 2), alpha=2) == vqunet.Config(depth=3, alpha=2.0)
     assert vqunet.Config(depth=3, vq_levels=(3, 1)).vq_levels == (1, 3)
+    assert vqunet.Config(depth=3, codebook_size=(8, 8, 8)) == vqunet.Config(depth=3, codebook_size=8)
+    assert vqunet.Config(depth=3, codebook_size=[8, 4, 2]) == vqunet.Config(depth=3, codebook_size=(8, 4, 2))  # pyright: ignore[reportArgumentType]
     assert json.dumps(dataclasses.asdict(vqunet.Config(alpha=1))) == json.dumps(dataclasses.asdict(vqunet.Config()))

@@ -102,8 +102,9 @@ def test_missing_subtracts_what_is_stored() -> None:
 
 
 def test_costly_trials_come_first() -> None:
-    made = planned([{}, {"model": "identity"}, {"depth": 1}, {"codebook_size": 256}])
-    assert [trial.label for trial in made.missing(())] == ["codebook_size=256", "reference", "depth=1", "model=identity"]
+    made = planned([{}, {"model": "identity"}, {"depth": 1}, {"codebook_size": [128, 8, 8]}, {"codebook_size": 256}])
+    labels = ["codebook_size=256", "codebook_size=[128, 8, 8]", "reference", "depth=1", "model=identity"]
+    assert [trial.label for trial in made.missing(())] == labels
 
 
 def test_stages_are_needed_only_by_missing_trials_and_only_until_stored() -> None:

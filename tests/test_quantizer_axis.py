@@ -95,6 +95,34 @@ def test_codes_are_a_function_of_their_indices(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_depth_has_its_own_codebook_size(name: str) -> None:
+    model = make(name, depth=3, codebook_size=[64, 16, 4])
+    expected = [64, 16, 4]  # grids of FSQ too: 8 * 8, 4 * 4, 4
+    assert [model.quantizer(depth).codebook_size for depth in (1, 2, 3)] == expected
+    _, latents = model.eval().purify_with_latents(images())
+    assert [latent.codebook_size for latent in latents] == expected
+    assert [len(latent.codebook) for latent in latents if latent.codebook is not None] == (expected if name in WITH_CODEBOOK else [])
+    assert [latent.indices.max() < size for latent, size in zip(latents, expected, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_of_training_takes_codebooks_of_different_sizes(name: str) -> None:
+    model = make(name, codebook_size=[16, 4])
+    before = copy.deepcopy(model.state_dict())
+    train(model, seeded(), range(1))
+    assert not all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    terms = model.training_loss(images(), images(), seeded())
+    assert all(term.isfinite() for term in terms.values())
+    assert 1 <= terms["perplexity_1"] <= 16 and 1 <= terms["perplexity_2"] <= 4
+
+
+def test_the_codebook_size_of_a_depth_that_is_not_quantized_is_not_read() -> None:
+    model = make("paper", depth=3, vq_levels=[2, 3], codebook_size=[7, 16, 4])
+    assert model.config.codebook_size == (16, 16, 4)
+    assert {depth: quantizer.codebook_size for depth, quantizer in model.quantizers.items()} == {"2": 16, "3": 4}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_output_is_a_function_of_the_codes_at_depth_one(name: str) -> None:
     model = make(name).eval()
     with torch.inference_mode():

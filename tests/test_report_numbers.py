@@ -309,6 +309,23 @@ def test_codebooks_are_told_per_depth(report: Report) -> None:
     assert curve(figure(report, "perplexity"), "d = 1", "VQUNet (own recipe)").y == pytest.approx((4.0, 4.0))  # seeds 3 and 5
 
 
+def test_codebook_sizes_that_differ_between_depths_stand_in_place_of_the_one(tmp_path: Path) -> None:
+    root = Root(tmp_path / "results", sweep="sizes")
+    root.variant("reference", VQUNET, depth=2, codebook_sizes="64,32")
+    found = build(root.finish(), "sizes")
+    assert row(found, "codebooks", "reference")["codes"] == "64,32"
+    assert "d = 2: 32.0 (usage 75 %) of 64,32" in figure(found, "figure6").caption
+
+
+@pytest.mark.parametrize(("sizes", "is_compared"), [("64,32", True), ("32,64", False)])
+def test_a_second_pass_is_compared_with_a_first_of_the_same_codebook_sizes(sizes: str, is_compared: bool, tmp_path: Path) -> None:
+    root = Root(tmp_path / "results")
+    root.variant("reference", VQUNET, passes=1, codebook_sizes="64,32")
+    root.variant("passes=2", VQUNET, factor="passes", level="2", passes=2, codebook_sizes=sizes)
+    found = claim(build(root.finish(), "paper"), "A second pass")
+    assert (found.verdict != "not tested") == is_compared
+
+
 def test_training_curves_are_means_over_seeds(report: Report) -> None:
     found = figure(report, "training_purifier_recipes")
     assert curve(found, "reconstruction", "VQUNet (own recipe)").y == pytest.approx((0.5, 0.2))

@@ -158,6 +158,23 @@ def test_a_trials_row_holds_its_settings_and_its_whole_configuration(sweep: Smal
     assert (identity["parameters"], identity["codebook_size"], identity["learning_rate"], identity["train_seconds"]) == (0, None, None, 0)
 
 
+def test_a_trials_row_spells_codebook_sizes_that_differ_between_depths(sweep: SmallSweep, splits: Splits, space: Path, tmp_path: Path) -> None:
+    assert {row["codebook_sizes"] for row in Results(sweep.root).read("trials").to_pylist()} == {None}
+    settings = {**SETTINGS, "depth": 2, "codebook_size": [8, 4], "retrain": "none"}
+    config = small_plan(space, splits.fingerprint, settings=settings).trials[0].config
+    clean = sweep.plan.evaluation.model_copy(update={"name": "quick", "cells": sweep.plan.evaluation.cells[:1]})
+    shutil.copytree(sweep.root / "artifacts", tmp_path / "artifacts")
+    materials = Materials(Artifacts(tmp_path), None, CPU)
+    materials._splits[splits.fingerprint] = splits
+    results = Results(tmp_path, create=True)
+    run_trial(config, clean, materials, results.publish)
+    (row,) = results.read("trials").to_pylist()
+    assert (row["codebook_size"], row["codebook_sizes"], row["vq_levels"], row["depth"]) == (None, "8,4", None, 2)
+    assert TrialConfig.model_validate(json.loads(row["config"])).trial_id == row["trial_id"]
+    perplexity = {found["depth"]: found["perplexity"] for found in results.read("latents").to_pylist()}
+    assert perplexity.keys() == {1, 2} and 1 <= perplexity[1] <= 8 and 1 <= perplexity[2] <= 4
+
+
 # Running again
 
 

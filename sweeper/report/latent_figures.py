@@ -159,7 +159,7 @@ def codebook_table(systems: Systems) -> Table:
     found = depths(with_codes)
     rows = []
     for system in ranked_first(with_codes):
-        row: dict[str, Cell] = {"system": system.name, "codes": system.variant.settings.get("codebook_size"), "seeds": len(system.variant.trials)}
+        row: dict[str, Cell] = {"system": system.name, "codes": _codes(system), "seeds": len(system.variant.trials)}
         for depth in found:
             for column in ("perplexity", "usage"):
                 value = clean_codebook(system.variant.trials, depth, column)
@@ -226,11 +226,17 @@ def _no_pair(label: str) -> tuple[Panel, ...]:
     return (Panel("not measured", EPSILON, label, (), missing="the sweep has no completed VQUNet and non-VQUNet with latents"),)
 
 
+def _codes(system: System) -> Cell:
+    """Return K, or `64,32,16` where it differs between depths, depth 1 first."""
+    row = system.variant.settings
+    return row.get("codebook_size") or row.get("codebook_sizes")
+
+
 def _in_use(system: System) -> str:
     words = []
     for depth in depths([system]):
         perplexity, usage = (clean_codebook(system.variant.trials, depth, column) for column in ("perplexity", "usage"))
         if perplexity:
             words.append(f"d = {depth}: {perplexity.mean:.1f}" + (f" (usage {100 * usage.mean:.0f} %)" if usage else ""))
-    size = system.variant.settings.get("codebook_size")
+    size = _codes(system)
     return (", ".join(words) or "not measured") + (f" of {size}" if words and size else "")

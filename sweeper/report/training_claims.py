@@ -11,7 +11,7 @@ from sweeper.report.trials import Material, Trial, Variant
 from sweeper.report.values import by_seed, number, of_images, of_seeds, paired, percent
 from sweeper.report.verdicts import by_seeds, claim, untested
 
-_SETTINGS = ("train_input", "retrain", "codebook_size", "depth", "base_width", "num_epochs", "alpha", "beta", "quantizer")
+_SETTINGS = ("train_input", "retrain", "codebook_size", "codebook_sizes", "depth", "base_width", "num_epochs", "alpha", "beta", "quantizer")
 
 
 def second_pass(sheet: Sheet) -> list[Claim]:
