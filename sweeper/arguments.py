@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,19 +114,34 @@ def _sentence(error: Exception) -> str:
     return str(error).strip() or type(error).__name__
 
 
-def make_plan(
-    space: str,
-    dataset: str | None,
-    data: Path | None,
-    scale: str,
-    evaluation: str | None,
-    seeds: int | None,
-    settings: list[str] | None,
-    epsilons: str | None,
-    cpus: float | None,
-    split: str = "test",
-) -> "tuple[Plan, Splits]":
-    from sweeper import datasets, lookup, options, plan, scales
+@dataclass(frozen=True)
+class Asked:
+    """What the options that say what is to be run came to."""
+
+    name: str
+    module: Any
+    dataset: str
+    scale: str
+    settings: dict[str, Any]
+    epsilons: tuple[float, ...] | None
+    threads: int | None
+    splits: "Splits"
+
+    @property
+    def is_search(self) -> bool:
+        """Say whether the space is sampled (`suggest`) and not listed (`variants`)."""
+        return hasattr(self.module, "suggest")
+
+
+def read_arguments(
+    space: str, dataset: str | None, data: Path | None, scale: str, settings: list[str] | None, epsilons: str | None, cpus: float | None
+) -> Asked:
+    """Return a search space and what it is run on, the images loaded.
+
+    Raises:
+        ValueError: Naming the option, what was given and what it may be.
+    """
+    from sweeper import datasets, lookup, options, scales
 
     if scale not in scales.SCALES:
         raise ValueError(f"no scale named {scale!r}{lookup.nearest(scale, scales.SCALES)}; available: {', '.join(scales.SCALES)}")
@@ -148,20 +164,26 @@ def make_plan(
     defaults = scales.trial_defaults(chosen, scale)
     train, validation, test = (_cap(cap, base.get(cap, defaults[cap])) for cap in ("train_images", "validation_images", "test_images"))
     splits = datasets.load(chosen, root=data, caps=(train, validation, test))
-    made = plan.from_space(
-        name,
-        module,
-        fingerprint=splits.fingerprint,
-        dataset=chosen,
-        scale=scale,
+    return Asked(name, module, chosen, scale, base, grid, None if cpus is None else max(1, int(cpus)), splits)
+
+
+def make_plan(asked: Asked, evaluation: str | None, seeds: int | None, split: str = "test") -> "Plan":
+    """Return the plan of an ablation."""
+    from sweeper import plan
+
+    return plan.from_space(
+        asked.name,
+        asked.module,
+        fingerprint=asked.splits.fingerprint,
+        dataset=asked.dataset,
+        scale=asked.scale,
         evaluation_name=evaluation,
         seeds=seeds,
-        settings=base,
-        threads=None if cpus is None else max(1, int(cpus)),
-        epsilons=grid,
+        settings=asked.settings,
+        threads=asked.threads,
+        epsilons=asked.epsilons,
         split=split,
     )
-    return made, splits
 
 
 def variants_of(module: Any, space: str) -> list[Any]:

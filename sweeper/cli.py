@@ -35,6 +35,7 @@ from sweeper.arguments import (
     check_format,
     errors,
     make_plan,
+    read_arguments,
     refusing,
 )  # fmt: skip
 from sweeper.execution import Means, run_plan
@@ -42,10 +43,24 @@ from sweeper.inspect_results import rank, status
 from sweeper.manage_data import data_app
 from sweeper.report.command import report
 from sweeper.reproduce_results import reproduce
+from sweeper.search_results import (
+    GpuHours,
+    Minutes,
+    Sampler,
+    Scheduler,
+    SearchOptions,
+    SearchSeed,
+    Storage,
+    Trials,
+    WarmStart,
+    make_search,
+    run_and_print,
+)
 from sweeper.tables import print_rows
 
 if TYPE_CHECKING:
     from sweeper.plan import Plan
+    from sweeper.search.plan import SearchPlan
 
 HELP = """Run ablations of defenses that purify adversarial images, and read how robust each one is.
 
@@ -79,18 +94,37 @@ def run(
     inline: Inline = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     retry_failed: RetryFailed = False,
+    trials: Trials = None,
+    minutes: Minutes = None,
+    gpu_hours: GpuHours = None,
+    sampler: Sampler = None,
+    scheduler: Scheduler = None,
+    search_seed: SearchSeed = None,
+    storage: Storage = None,
+    warm_start: WarmStart = None,
 ) -> None:
-    """Run what is missing of a search space, then rank it.
+    """Run what is missing of a search space, then rank it; a search ends in its Pareto set.
 
     Running again continues. Results are kept under --results, one root for any number of sweeps.
     """
+    means = Means(inline, address, cpus_per_trial, gpus_per_trial, max_concurrent)
+    options = SearchOptions(trials, minutes, gpu_hours, sampler, scheduler, search_seed, storage, tuple(warm_start or ()))
     with refusing():
-        plan, splits = make_plan(space, dataset, data, scale, evaluation, seeds, settings, epsilons, cpus_per_trial, split)
+        asked = read_arguments(space, dataset, data, scale, settings, epsilons, cpus_per_trial)
+    if asked.is_search:
+        with refusing():
+            search = make_search(asked, evaluation, seeds, split, options)
+            if dry_run:
+                _print_search(search, results, "table", None)
+                return
+        raise typer.Exit(run_and_print(asked, search, results, data, means, options, retry_failed=retry_failed))
+    with refusing():
+        options.refuse_for_ablation(space)
+        plan = make_plan(asked, evaluation, seeds, split)
         if dry_run:
             _print_plan(plan, results, "table")
             return
-    means = Means(inline, address, cpus_per_trial, gpus_per_trial, max_concurrent)
-    state = run_plan(plan, splits, results, data, means, retry_failed=retry_failed)
+    state = run_plan(plan, asked.splits, results, data, means, retry_failed=retry_failed)
     if plan.evaluation.name == "quick":
         status(plan.sweep, results=results, plan_hash=plan.plan_hash)
         errors.print("the quick evaluation never ranks; `query` and `show` read its scores, --evaluation standard ranks", soft_wrap=True)
@@ -112,15 +146,27 @@ def plan(
     epsilons: Epsilons = None,
     results: Root = DEFAULT_ROOT,
     cpus_per_trial: Cpus = None,
+    trials: Trials = None,
+    minutes: Minutes = None,
+    gpu_hours: GpuHours = None,
+    sampler: Sampler = None,
+    scheduler: Scheduler = None,
+    search_seed: SearchSeed = None,
+    price_per_hour: Annotated[float | None, typer.Option(metavar="P", help="Search: what this machine costs per hour, for the cost.")] = None,
     format: Format = "table",
 ) -> None:
     """Say what `run` would do, and do nothing.
 
     Trials, shared stages, what is stored already, estimated time and bytes.
     """
+    options = SearchOptions(trials, minutes, gpu_hours, sampler, scheduler, search_seed)
     with refusing():
-        made, _ = make_plan(space, dataset, data, scale, evaluation, seeds, settings, epsilons, cpus_per_trial, split)
-        _print_plan(made, results, format)
+        asked = read_arguments(space, dataset, data, scale, settings, epsilons, cpus_per_trial)
+        if asked.is_search:
+            _print_search(make_search(asked, evaluation, seeds, split, options), results, format, price_per_hour)
+            return
+        options.refuse_for_ablation(space)
+        _print_plan(make_plan(asked, evaluation, seeds, split), results, format)
 
 
 def _print_plan(plan: "Plan", root: Path, format: str) -> None:
@@ -128,6 +174,16 @@ def _print_plan(plan: "Plan", root: Path, format: str) -> None:
 
     check_format(format)
     rows, notes = describe(plan, root, slots=max(1, (os.cpu_count() or 1) // plan.trials[0].config.numerics.threads))
+    print_rows(rows, format, title=plan.title, notes=notes)
+
+
+def _print_search(plan: "SearchPlan", root: Path, format: str, price_per_hour: float | None) -> None:
+    from sweeper.search.estimate import describe
+
+    check_format(format)
+    rows, notes = describe(
+        plan, root, slots=max(1, (os.cpu_count() or 1) // plan.base.trials[0].config.numerics.threads), price_per_hour=price_per_hour
+    )
     print_rows(rows, format, title=plan.title, notes=notes)
 
 

@@ -6,6 +6,7 @@ trial that it is given exactly once, or again when the process or node under it 
 
 import logging
 import os
+import pickle
 import signal
 import tempfile
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new console engine prints tables whatever `verbose` says
@@ -35,12 +36,16 @@ for _name, _value in (QUIET | FAST).items():
 
 import ray  # noqa: E402, the settings above are read at import
 from ray import tune  # noqa: E402
+from ray.tune.search import ConcurrencyLimiter, Searcher  # noqa: E402
 
 from sweeper.escalation import Probe, Probes  # noqa: E402
 from sweeper.plan import PlannedTrial  # noqa: E402
 from sweeper.stages import Stage  # noqa: E402
 from sweeper.sweep import Executor, View  # noqa: E402
 from sweeper.worker import Finished, Job, perform_probe, perform_stage, perform_trial, record_failure  # noqa: E402
+
+if TYPE_CHECKING:
+    from sweeper.search.running import Feed, SearchExecutor  # imports optuna, which workers do not need
 
 LOST_RETRIES = 3  # how often a trial whose process or node died is started again within one run
 
@@ -170,7 +175,7 @@ def _slots(resources: Resources) -> int:
 
 def _trainable(settings: dict[str, Any], *, job: Job, trials: Sequence[PlannedTrial]) -> None:
     """Run one trial inside a Tune worker, which is used again for the next."""
-    trial = trials[settings["position"]]
+    trial: PlannedTrial = pickle.loads(settings["trial"]) if "trial" in settings else trials[settings["position"]]
 
     def hear(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         tune.report({"progress": [stage, done, total, figures]})  # never a key `done`: Tune would end the trial
@@ -179,12 +184,18 @@ def _trainable(settings: dict[str, Any], *, job: Job, trials: Sequence[PlannedTr
     tune.report({"finished": vars(finished)})
 
 
-class _Watch(tune.Callback):
-    """Carries what trials report to the view, and writes a row for those that were lost."""
+Ended = Callable[[PlannedTrial, Finished], None]
 
-    def __init__(self, job: Job, trials: Sequence[PlannedTrial], view: View, is_interrupted: Callable[[], bool]) -> None:
-        self.job, self.trials, self.view, self.is_interrupted = job, trials, view, is_interrupted
-        self.finished: dict[tuple[str, str], Finished] = {}
+
+class _Watch(tune.Callback):
+    """Carries what trials report to the view, says how they ended, and writes a row for those that were lost.
+
+    Args:
+        trial_of: Tune's trial -> ours.
+    """
+
+    def __init__(self, job: Job, trial_of: Callable[[Any], PlannedTrial], view: View, ended: Ended, is_interrupted: Callable[[], bool]) -> None:
+        self.job, self.trial_of, self.view, self.ended, self.is_interrupted = job, trial_of, view, ended, is_interrupted
         self.started = datetime.now(UTC)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,26 +206,21 @@ class _Watch(tune.Callback):
             raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        planned = self.trials[trial.config["position"]]
         if "finished" in result:
-            finished = Finished(**result["finished"])
-            self.finished[planned.key] = finished
-            self.view.trial_ended(planned, finished)
+            self.ended(self.trial_of(trial), Finished(**result["finished"]))
         elif "progress" in result:
-            self.view.trial_progress(planned, *result["progress"])
+            self.view.trial_progress(self.trial_of(trial), *result["progress"])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._record(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         message = self._record(trial)
-        planned = self.trials[trial.config["position"]]
-        finished = Finished(planned.trial_id, planned.evaluation_id, "failed", "lost", message, str(self.job.log_path(planned.trial_id)))
-        self.finished[planned.key] = finished
-        self.view.trial_ended(planned, finished)
+        planned = self.trial_of(trial)
+        self.ended(planned, Finished(*planned.key, "failed", "lost", message, str(self.job.log_path(planned.trial_id))))
 
     def _record(self, trial: Any) -> str:
-        planned = self.trials[trial.config["position"]]
+        planned = self.trial_of(trial)
         message = f"trial {planned.trial_id[:8]} ({planned.label}): its worker process or node was lost; it continues from its last checkpoint"
         try:
             record_failure(self.job, planned, "lost", message, self.started)
@@ -224,12 +230,75 @@ class _Watch(tune.Callback):
 
 
 def _run_trials(job: Job, trials: Sequence[PlannedTrial], resources: Resources, view: View, is_interrupted: Callable[[], bool]) -> list[Finished]:
-    watch = _Watch(job, trials, view, is_interrupted)
+    finished: dict[tuple[str, str], Finished] = {}
+
+    def ended(trial: PlannedTrial, end: Finished) -> None:
+        finished[trial.key] = end
+        view.trial_ended(trial, end)
+
+    watch = _Watch(job, lambda trial: trials[trial.config["position"]], view, ended, is_interrupted)
+    space = {"position": tune.grid_search(list(range(len(trials))))}
+    _tune(job, resources, watch, tune.TuneConfig(reuse_actors=True, max_concurrent_trials=resources.max_concurrent), trials, space)
+    if is_interrupted() and len(finished) < len(trials):
+        raise KeyboardInterrupt
+    return [finished[trial.key] for trial in trials if trial.key in finished]
+
+
+class _Asking(Searcher):
+    """Has Tune run what a search wants run next, as many at once as there is room for."""
+
+    def __init__(self, feed: "Feed") -> None:
+        super().__init__()  # Tune judges nothing: it is told what to run next
+        self.feed = feed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # pickled for a restore, as the callback is
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = self.feed.next()
+        if trial is None:
+            return Searcher.FINISHED if self.feed.is_finished else None
+        return {"trial": pickle.dumps(trial)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Hear nothing: the callback has told how it ended, before its place is given to the next."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the tables know all of it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is gone on with from its tables")
+
+
+def search_executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: False) -> "SearchExecutor":
+    """Return what runs a search's shared stages and its trials on Ray with these resources; see `executor`."""
+
+    def execute(job: Job, stages: Sequence[Stage], feed: "Feed", view: View) -> None:
+        with _connected(resources):
+            _check_resources(resources)
+            _run_stages(job, stages, resources, view, is_interrupted)
+            watch = _Watch(job, lambda trial: pickle.loads(trial.config["trial"]), view, feed.ended, is_interrupted)
+            settings = tune.TuneConfig(
+                reuse_actors=True,
+                search_alg=ConcurrencyLimiter(_Asking(feed), max_concurrent=_slots(resources)),
+                num_samples=-1,
+                trial_dirname_creator=lambda trial: trial.trial_id,  # by default made of the whole configuration
+            )
+            _tune(job, resources, watch, settings, ())
+            if is_interrupted() and not feed.is_finished:
+                raise KeyboardInterrupt
+
+    return execute
+
+
+def _tune(
+    job: Job, resources: Resources, watch: _Watch, settings: tune.TuneConfig, trials: Sequence[PlannedTrial], space: dict[str, Any] | None = None
+) -> None:
     with tempfile.TemporaryDirectory(prefix="sweeper-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trainable, job=job, trials=trials), {"cpu": resources.cpus, "gpu": resources.gpus}),
-            param_space={"position": tune.grid_search(list(range(len(trials))))},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=resources.max_concurrent),
+            param_space=space,
+            tune_config=settings,
             run_config=tune.RunConfig(
                 name=f"{job.sweep.replace('/', '_')}-{int(time.time())}",
                 storage_path=scratch,
@@ -239,6 +308,3 @@ def _run_trials(job: Job, trials: Sequence[PlannedTrial], resources: Resources, 
             ),
         )
         tuner.fit()
-    if is_interrupted() and len(watch.finished) < len(trials):
-        raise KeyboardInterrupt
-    return [watch.finished[trial.key] for trial in trials if trial.key in watch.finished]

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,10 @@ from sweeper.arguments import check_address, errors, refusing
 
 if TYPE_CHECKING:
     from sweeper.datasets import Splits
+    from sweeper.live import Display
     from sweeper.plan import Plan
+    from sweeper.search.plan import SearchPlan
+    from sweeper.search.running import Searched
     from sweeper.sweep import State
 
 
@@ -37,29 +40,15 @@ def run_plan(plan: "Plan", splits: "Splits", results: Path, data: Path | None, m
         typer.Exit: 1 if a shared stage failed, 2 if nothing can be run, 130 if interrupted; a sentence on standard error says why.
     """
     from sweeper.estimate import check_space
-    from sweeper.live import Display
     from sweeper.sweep import inline, run_sweep, state_of
-    from sweeper.worker import StageFailed
 
     data = data.absolute() if data else None
     with refusing():
         check_space(plan, results)
-        if means.address is not None and not means.inline:
-            check_address(means.address)
-    with refusing(), _interruptible() as interrupted:
-        gpus = _gpus(means.gpus_per_trial, plan.scale)
-        cpus = means.cpus_per_trial or plan.trials[0].config.numerics.threads
-        slots = 1 if means.inline else max(1, int((os.cpu_count() or 1) // cpus))
-        execute = inline if means.inline else _ray_executor(cpus, gpus, means, interrupted)
-        try:
-            with Display(slots=min(slots, means.max_concurrent or slots)) as display:
-                finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed)
-        except StageFailed as error:
-            errors.print(f"error: {error}; nothing can be scored without it", style="red", markup=False, soft_wrap=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            errors.print("interrupted; what was computed is stored, and the same command continues")
-            raise typer.Exit(130) from None
+    first = plan.trials[0].config
+    with _running(means, plan.scale, first.numerics.threads) as (resources, interrupted, display):
+        execute = inline if means.inline else _ray("executor", resources, interrupted)
+        finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed)
     with refusing():
         state = state_of(plan, results)
     for problem in [end for end in finished if end.status == "failed"]:
@@ -67,6 +56,69 @@ def run_plan(plan: "Plan", splits: "Splits", results: Path, data: Path | None, m
     if waiting := [trial for trial in state.missing if trial.key in state.failed and trial.key not in {end.key for end in finished}]:
         errors.print(f"{len(waiting)} trials failed by themselves earlier and were not tried again; --retry-failed does", soft_wrap=True)
     return state
+
+
+def run_search_plan(
+    plan: "SearchPlan",
+    splits: "Splits",
+    results: Path,
+    data: Path | None,
+    means: Means,
+    warm: Sequence[str],
+    storage: str | None,
+    *,
+    retry_failed: bool,
+) -> "Searched":
+    """Run a search to its end, or to the end of its budget, and say which trials failed.
+
+    Args:
+        warm: Names of earlier sweeps whose trials are offered to it.
+
+    Raises:
+        typer.Exit: As `run_plan`.
+    """
+    from sweeper.search.running import inline_search, run_search
+    from sweeper.search.warm import warm_proposals
+
+    data = data.absolute() if data else None
+    with refusing():
+        offered, notes = warm_proposals(plan, results, warm) if warm else ([], [])
+        for note in notes:
+            errors.print(note, soft_wrap=True, markup=False)
+    with _running(means, plan.scale, plan.base.trials[0].config.numerics.threads) as (resources, interrupted, display):
+        execute = inline_search if means.inline else _ray("search_executor", resources, interrupted)
+        searched = run_search(
+            plan, splits, results, data, execute, display, warm=offered, storage=storage, retry_failed=retry_failed, gpus=resources["gpus"],
+            warn=lambda text: errors.print(text, style="red", soft_wrap=True, markup=False),
+        )  # fmt: skip
+    failed = [standing for standing in searched.search.standings if standing.failure is not None]
+    if failed:
+        errors.print(f"{len(failed)} trials failed; `status {plan.sweep}` names them, --retry-failed tries them again", soft_wrap=True)
+    return searched
+
+
+@contextmanager
+def _running(means: Means, scale: str, threads: int) -> "Iterator[tuple[dict[str, Any], threading.Event, Display]]":
+    """Give what a run is made with and watched by, and turn what stops it into a sentence and an exit status."""
+    from sweeper.live import Display
+    from sweeper.worker import StageFailed
+
+    with refusing():
+        if means.address is not None and not means.inline:
+            check_address(means.address)
+    with refusing(), _interruptible() as interrupted:
+        cpus = means.cpus_per_trial or threads
+        slots = 1 if means.inline else max(1, int((os.cpu_count() or 1) // cpus))
+        resources = {"cpus": cpus, "gpus": _gpus(means.gpus_per_trial, scale), "max_concurrent": means.max_concurrent, "address": means.address}
+        try:
+            with Display(slots=min(slots, means.max_concurrent or slots)) as display:
+                yield resources, interrupted, display
+        except StageFailed as error:
+            errors.print(f"error: {error}; nothing can be scored without it", style="red", markup=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            errors.print("interrupted; what was computed is stored, and the same command continues")
+            raise typer.Exit(130) from None
 
 
 @contextmanager
@@ -96,8 +148,7 @@ def _gpus(asked: float | None, scale: str) -> float:
     return 1.0 if scale != "small" and torch.cuda.is_available() else 0.0
 
 
-def _ray_executor(cpus: float, gpus: float, means: Means, interrupted: threading.Event) -> Any:
-    from sweeper.driver import Resources, executor  # only here is Ray imported
+def _ray(name: str, resources: dict[str, Any], interrupted: threading.Event) -> Any:
+    from sweeper import driver  # only here is Ray imported
 
-    resources = Resources(cpus=cpus, gpus=gpus, max_concurrent=means.max_concurrent, address=means.address)
-    return executor(resources, interrupted.is_set)
+    return getattr(driver, name)(driver.Resources(**resources), interrupted.is_set)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.escalation import Probe
-from sweeper.plan import Plan, PlannedTrial
+from sweeper.plan import PlannedTrial
 from sweeper.stages import Stage
 from sweeper.worker import Finished
 
@@ -53,9 +53,10 @@ class Display:
         if self.console.is_terminal:
             self._live.stop()
 
-    def begin(self, plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial], done: int) -> None:
-        self._stage_total, self._total = len(stages), len(trials)
-        words = f"{plan.title}: {len(trials)} trials to run"
+    def begin(self, title: str, stages: Sequence[Stage], num_trials: int, done: int) -> None:
+        """Say what is to come; num_trials is an estimate for a search, whose trials are decided as it goes."""
+        self._stage_total, self._total = len(stages), num_trials
+        words = f"{title}: {num_trials} trials to run"
         self.console.print(f"{words}, {done} stored already, {len(stages)} shared stages to make", highlight=False, soft_wrap=True)
 
     def stage_started(self, stage: Stage) -> None:

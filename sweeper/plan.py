@@ -230,23 +230,44 @@ class Resolver:
             ways.pop("victim", None)
         scored = self._scored_by(tuple(sorted(ways.items())))
         config = config.model_copy(update={"fingerprint": self.fingerprint})
-        trial_id, way = config.trial_id, (config.target_key, *sorted(ways.items()))
+        way = (config.target_key, *sorted(ways.items()))
         if way not in self._evaluation_ids:
             self._evaluation_ids[way] = evaluation_id(config, scored)
-        scored_as = self._evaluation_ids[way]
-        return PlannedTrial(
-            config=config,
-            evaluation=scored,
-            trial_id=trial_id,
-            variant_id=config.variant_id,
-            evaluation_id=scored_as,
-            label=label,
-            factor=factor,
-            level=level,
-            is_reference=not reference_variant_id,
-            reference_variant_id=reference_variant_id or config.variant_id,
-            parts=tuple(expected_parts(config, scored, trial_id, scored_as)),
+        return planned(
+            config, scored, label=label, factor=factor, level=level, reference_variant_id=reference_variant_id, scored_as=self._evaluation_ids[way]
         )
+
+
+def planned(
+    config: TrialConfig,
+    scored: EvaluationConfig,
+    *,
+    label: str,
+    factor: str = "",
+    level: str = "",
+    reference_variant_id: str = "",
+    scored_as: str = "",
+) -> PlannedTrial:
+    """Return a complete configuration and how it is scored as a trial of a sweep.
+
+    Args:
+        reference_variant_id: What it is compared with; "" makes it its own reference.
+        scored_as: The `evaluation_id`, where it is known already.
+    """
+    trial_id, scored_as = config.trial_id, scored_as or evaluation_id(config, scored)
+    return PlannedTrial(
+        config=config,
+        evaluation=scored,
+        trial_id=trial_id,
+        variant_id=config.variant_id,
+        evaluation_id=scored_as,
+        label=label,
+        factor=factor,
+        level=level,
+        is_reference=not reference_variant_id,
+        reference_variant_id=reference_variant_id or config.variant_id,
+        parts=tuple(expected_parts(config, scored, trial_id, scored_as)),
+    )
 
 
 def of_trials(sweep: str, dataset: str, scale: str, trials: Sequence[PlannedTrial], notes: Sequence[str] = ()) -> Plan:
@@ -259,20 +280,7 @@ def of_trials(sweep: str, dataset: str, scale: str, trials: Sequence[PlannedTria
 def of_config(config: TrialConfig, chosen: EvaluationConfig | None = None) -> Plan:
     """Return the plan of a single, complete trial configuration; its sweep is called `trial`."""
     chosen = chosen or evaluation("standard", config.dataset, config.scale)
-    trial_id, evaluation_name = config.trial_id, evaluation_id(config, chosen)
-    trial = PlannedTrial(
-        config=config,
-        evaluation=chosen,
-        trial_id=trial_id,
-        variant_id=config.variant_id,
-        evaluation_id=evaluation_name,
-        label=config.model,
-        factor="",
-        level="",
-        is_reference=True,
-        reference_variant_id=config.variant_id,
-        parts=tuple(expected_parts(config, chosen, trial_id, evaluation_name)),
-    )
+    trial = planned(config, chosen, label=config.model)
     return Plan("trial", config.dataset, config.scale, (trial,), tuple(shared_stages(config, chosen)))
 
 

@@ -18,7 +18,7 @@ from sweeper.checks.gate import TRIAL_COLUMNS, failed_row, failures, how_many, p
 from sweeper.lookup import nearest
 from sweeper.optimism import Optimism, optimism_of_first
 from sweeper.paired import Paired, paired_over_seeds
-from sweeper.results import Results
+from sweeper.results import Readable, Results
 from sweeper.statistics import Estimate, image_scores, over_images, over_seeds, wilson, worst_broken_at, worst_case
 from sweeper.stored_plans import Key, key_of_row, latest_plan, split_of, states, title_of
 
@@ -67,11 +67,14 @@ def rank(
     failed = failures(checked)
     epsilons = scores.column("epsilon").unique().to_pylist()
     figures = trial_figures(results, {key_of_row(row) for row in planned}, float(first["score_epsilon"]), by, epsilons)
-    perplexity, psnr = _on_clean_images(results, {row["evaluation_id"] for row in planned})
+    perplexity, psnr = on_clean_images(results, {row["evaluation_id"] for row in planned})
     state = states(results, planned)  # after reading, which finds the parts that are damaged inside: those are missing
 
+    stopped = sum(state[key_of_row(row)]["status"] == "stopped" for row in planned)
     groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
     for row in planned:
+        if state[key_of_row(row)]["status"] == "stopped":  # it has no figures at full length, and those at a rung are not compared with these
+            continue
         groups[row["variant_id"], row["evaluation_id"]].append(row)
     rows = []
     per_seed: dict[str, dict[int, float]] = {}
@@ -79,7 +82,7 @@ def rank(
     for (variant_id, evaluation), members in groups.items():
         done_rows = [row for row in members if state[key_of_row(row)]["status"] == "completed"]
         done = [key_of_row(row) for row in done_rows]
-        values = [figures[key] | _costs(trials[key[0]], psnr.get(key)) for key in done]
+        values = [figures[key] | costs_of(trials[key[0]], psnr.get(key)) for key in done]
         row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "evaluation_id": evaluation}
         row["trial_ids"] = [member["trial_id"] for member in members]
         row |= {"is_reference": members[0]["is_reference"], "seeds": len(done), "planned_seeds": len(members), "by": by}
@@ -102,13 +105,14 @@ def rank(
     ranked = [row["label"] for row in rows if row["rank"] is not None]
     optimism = optimism_of_first([per_image[label] for label in ranked if label in per_image]) if by == "robust_score" else None
     notes = _notes(rows, by, float(first["score_epsilon"]), _from_the_best(ranked, per_seed))
+    notes += [f"{stopped} trials were stopped early and stand in no row; `status` names them."] if stopped else []
     notes += [optimism.sentence(split_of(results, planned))] if optimism else []
     gate = ["Nothing was checked (--unchecked)."] if unchecked else [*unranked_notes(rows), f"{how_many(checked)} `check` shows each."]
     return Ranking(rows, f"{title_of(results, planned)}, by {by}", notes + gate, optimism)
 
 
 def trial_figures(
-    results: Results, wanted: set[Key], score_epsilon: float, by: str, epsilons: Sequence[float] | None = None
+    results: Readable, wanted: set[Key], score_epsilon: float, by: str, epsilons: Sequence[float] | None = None
 ) -> dict[Key, dict[str, Any]]:
     """Return key -> figures of its final classifier: `retrained` where it has one.
 
@@ -156,7 +160,7 @@ def trial_figures(
 
 
 def _add_union(
-    results: Results, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], by: str, threat: str, at: Sequence[float]
+    results: Readable, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], by: str, threat: str, at: Sequence[float]
 ) -> None:
     """Add the accuracy under AutoAttack: an image survives only if it survives each of its four parts. Only where all four were run."""
     columns = ["trial_id", "evaluation_id", "attack", "epsilon", "threat", "classifier", "outcomes"]
@@ -176,7 +180,7 @@ def final_classifiers(rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
     return {key_of_row(row): "original" for row in rows} | {key_of_row(row): "retrained" for row in rows if row["classifier"] == "retrained"}
 
 
-def _add_scores(results: Results, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], score_epsilon: float) -> None:
+def _add_scores(results: Readable, evaluations: Sequence[str], found: dict[Key, dict[str, Any]], final: dict[Key, str], score_epsilon: float) -> None:
     """Add `robust_score`, its interval over images, and the images' own scores with their sample set, from `broken_at` of every adaptive attack."""
     columns = ["trial_id", "evaluation_id", "attack", "threat", "epsilon", "classifier", "accuracy", "sample_set", "broken_at"]
     where = {"evaluation_id": evaluations, "threat": ["adaptive", "adaptive_bpda", "adaptive_soft"]}
@@ -199,7 +203,7 @@ def _add_scores(results: Results, evaluations: Sequence[str], found: dict[Key, d
             found[key][f"adaptive@{short(score_epsilon)}"] = float(np.mean(worst > np.float32(score_epsilon)))
 
 
-def _on_clean_images(results: Results, evaluations: set[str]) -> tuple[dict[Key, list[tuple[int, float, float]]], dict[Key, float]]:
+def on_clean_images(results: Readable, evaluations: set[str]) -> tuple[dict[Key, list[tuple[int, float, float]]], dict[Key, float]]:
     """Return key -> (depth, perplexity, usage), and key -> PSNR; that of `trials` is of the images that a trial was scored on first."""
     columns = ["trial_id", "evaluation_id", "depth", "perplexity", "usage", "psnr"]
     codebooks: dict[Key, list[tuple[int, float, float]]] = defaultdict(list)
@@ -220,7 +224,7 @@ def _over_depths(trials: Sequence[list[tuple[int, float, float]]]) -> tuple[list
     return mean[0], mean[1]
 
 
-def _costs(trial: dict[str, Any], psnr: float | None) -> dict[str, Any]:
+def costs_of(trial: dict[str, Any], psnr: float | None) -> dict[str, Any]:
     seconds = (trial["train_seconds"] or 0.0) + (trial["score_seconds"] or 0.0)
     return {"psnr": trial["psnr"] if psnr is None else psnr, "seconds": seconds, "parameters": trial["parameters"]}
 
@@ -241,7 +245,7 @@ def _interval(values: Sequence[dict[str, Any]], by: str) -> dict[str, Any]:
 
 
 def _status(members: Sequence[dict[str, Any]]) -> str:
-    counts = {word: sum(member["status"] == word for member in members) for word in ("completed", "failed", "missing")}
+    counts = {word: sum(member["status"] == word for member in members) for word in ("completed", "stopped", "failed", "missing")}
     if counts["completed"] == len(members):
         return "completed"
     return ", ".join(f"{count} {word}" if len(members) > 1 else word for word, count in counts.items() if count)

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sweeper import compaction, parquet, sql
 from sweeper.compaction import CompactedFile, Manifest
@@ -28,6 +28,12 @@ from sweeper.storage import Folder, is_whole, open_root
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
+
+
+class Readable(Protocol):
+    """What rows are read from: a results root, or a part of one."""
+
+    def read(self, table: str, columns: Sequence[str] | None = None, where: parquet.Where | None = None) -> "pa.Table": ...
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,20 @@ class Results:
         if table in NEEDS_FINISHED_TRIAL and not include_unfinished:
             finished, _ = self._load("trials", ["trial_id"], None)
             data = parquet.semi_join(data, finished, "trial_id")
+        return data.select(columns)
+
+    def read_parts(
+        self, table: str, part_keys: Sequence[str], columns: Sequence[str] | None = None, where: parquet.Where | None = None
+    ) -> "pa.Table":
+        """Return the rows of some parts, opening these files and no others; of the whole table where one of them is no longer a file of its own.
+
+        Rows of a trial that is not completed are among them.
+        """
+        paths = [str(self.folder.part_path(table, key)) for key in part_keys]
+        if not all(self._is_usable(path) for path in paths):
+            return self.read(table, columns, where, include_unfinished=True)
+        columns = list(columns) if columns is not None else list(find_table(table).columns)
+        data, _ = self._load(table, columns, where, paths)
         return data.select(columns)
 
     def query(self, statement: str, *, include_unfinished: bool = False) -> tuple[list[str], list[tuple[object, ...]]]:

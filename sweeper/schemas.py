@@ -98,6 +98,24 @@ TABLES: dict[str, Table] = {
             string: evaluation_id, name, split, dataset, fingerprint, config
         """),
     ),
+    # What a search proposed, in order. params, distributions (as Optuna writes them), settings, sampler_state: JSON. The runs before the one at full
+    # length are trials of their own: rung_trial_ids, after rung_epochs, scored under rung_evaluation_id.
+    "suggestions": Table(
+        version=1,
+        key=("sweep", "plan_hash", "number"),
+        sort=("sweep", "plan_hash", "number"),
+        columns=_columns("""
+            string: sweep, plan_hash
+            int64: number
+            string: label, source, params, distributions, settings
+            string?: sampler_state, problem, trial_id, evaluation_id
+            list<int64>: rung_epochs
+            list<string>: rung_trial_ids
+            string?: rung_evaluation_id
+            string: objectives, constraints, sampler, scheduler
+            timestamp: asked
+        """),
+    ),
     # Append-only: one row per try, also of tries that failed or were lost.
     "attempts": Table(
         version=1,

@@ -44,11 +44,14 @@ def latest_plan(
         names = sorted({f"{run['sweep']} on {run['dataset']}" for run in runs})
         raise ValueError(f"no sweep {wanted!r} under {results.root}{nearest(name, known)}; there are: {', '.join(names)}")
     hashes = dict.fromkeys(run["plan_hash"] for run in sorted(mine, key=lambda run: run["started"], reverse=True))
-    plans = [results.read("sweeps", where={"plan_hash": found}).to_pylist() for found in (hashes if ranks or split else list(hashes)[:1])]
+    plans = [plan for found in hashes if (plan := results.read("sweeps", where={"plan_hash": found}).to_pylist())] if ranks or split else []
+    plans = plans or [results.read("sweeps", where={"plan_hash": next(iter(hashes))}).to_pylist()]
     if split is not None:
-        plans = [plan for plan in plans if plan and split_of(results, plan) == split]
+        plans = [plan for plan in plans if split_of(results, plan) == split]
         if not plans:
             raise ValueError(f"no plan of {wanted!r} under {results.root} is scored on {split} images; `run` it with --split {split} first")
+    if not plans[0]:
+        raise ValueError(f"sweep {wanted!r} has no trial under {results.root} yet")
     return next((plan for plan in plans if ranks and plan[0]["evaluation"] != "quick"), plans[0])
 
 
@@ -70,7 +73,7 @@ def title_of(results: Results, planned: Sequence[Mapping[str, Any]]) -> str:
 
 
 def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
-    """Return key -> status (`completed`, `failed`, `missing`), with reason, message and log of a failure."""
+    """Return key -> status (`completed`, `stopped`, `failed`, `missing`), with reason, message and log of a failure, or why it was left at a rung."""
     tables = {part.partition("/")[0] for row in planned for part in row["parts"]}
     stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
     found: dict[Key, dict[str, Any]] = {}
@@ -82,7 +85,7 @@ def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dic
     columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
     for attempt in sorted(results.read("attempts", columns).to_pylist(), key=lambda attempt: attempt["attempt"]):
         state = found.get(key_of_row(attempt))
-        if state is not None and state["status"] != "completed" and attempt["status"] == "failed":
+        if state is not None and state["status"] != "completed" and attempt["status"] in ("failed", "stopped"):
             state |= {name: attempt[name] for name in ("status", "reason", "message", "log")}
     return found
 

@@ -28,7 +28,7 @@ OWN_FAULT = ("nan", "gradient", "oom", "bug")  # tried again only when asked
 class View(Protocol):
     """What watches a sweep: the live display, or plain lines."""
 
-    def begin(self, plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial], done: int) -> None: ...
+    def begin(self, title: str, stages: Sequence[Stage], num_trials: int, done: int) -> None: ...
     def stage_started(self, stage: Stage) -> None: ...
     def stage_ended(self, stage: Stage) -> None: ...
     def trial_progress(self, trial: PlannedTrial, stage: str, done: int, total: int, figures: dict[str, float]) -> None: ...
@@ -89,7 +89,7 @@ def run_sweep(
     results = Results(results_root, create=True)
     record_plan(plan, splits, results)
     state = state_of(plan, results_root, retry_failed=retry_failed)
-    view.begin(plan, state.stages, state.runnable, len(plan.trials) - len(state.missing))
+    view.begin(plan.title, state.stages, len(state.runnable), len(plan.trials) - len(state.missing))
     tried: set[str] = set()
 
     def probes() -> list[Probe]:
@@ -123,26 +123,34 @@ class _Compacting:
 
 
 def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
-    """Store the plan (`sweeps`), its ways of scoring, this invocation (`runs`), the images and the sample sets; what is stored already stays."""
-    rows = [
-        {
-            "sweep": plan.sweep, "plan_hash": plan.plan_hash, "trial_id": trial.trial_id, "variant_id": trial.variant_id, "label": trial.label,
-            "factor": trial.factor or None, "level": trial.level or None, "is_reference": trial.is_reference,
-            "reference_variant_id": trial.reference_variant_id, "seed": trial.config.seed, "evaluation_id": trial.evaluation_id,
-            "evaluation": trial.evaluation.name, "dataset": plan.dataset, "scale": plan.scale, "parts": list(trial.parts),
-            "score_epsilon": trial.evaluation.score_epsilon,
-        }
-        for trial in plan.trials
-    ]  # fmt: skip
+    """Store the plan (`sweeps`) and all that `record_run` stores; what is stored already stays."""
+    rows = [sweeps_row(plan.sweep, plan.plan_hash, plan.scale, trial) for trial in plan.trials]
     results.publish("sweeps", part_key("sweeps", plan.plan_hash), rows)
-    _record_evaluations(plan, results)
+    record_run(plan, plan.plan_hash, len(plan.trials), splits, results)
+
+
+def sweeps_row(sweep: str, plan_hash: str, scale: str, trial: PlannedTrial) -> dict[str, Any]:
+    """Return a trial's row of `sweeps`: its place in the sweep, and what must be stored for it to be complete."""
+    return {
+        "sweep": sweep, "plan_hash": plan_hash, "trial_id": trial.trial_id, "variant_id": trial.variant_id, "label": trial.label,
+        "factor": trial.factor or None, "level": trial.level or None, "is_reference": trial.is_reference,
+        "reference_variant_id": trial.reference_variant_id, "seed": trial.config.seed, "evaluation_id": trial.evaluation_id,
+        "evaluation": trial.evaluation.name, "dataset": trial.config.dataset, "scale": scale, "parts": list(trial.parts),
+        "score_epsilon": trial.evaluation.score_epsilon,
+    }  # fmt: skip
+
+
+def record_run(plan: Plan, plan_hash: str, num_trials: int, splits: Splits, results: Results) -> None:
+    """Store this invocation (`runs`), the plan's ways of scoring, the images, the sample sets, and the user's own files."""
+    for trial in {trial.evaluation_id: trial for trial in plan.trials}.values():
+        record_evaluation(trial, results)
     results.keep_sources(sources())
     started, host = datetime.now(UTC), socket.gethostname()
     run = {
-        "sweep": plan.sweep, "plan_hash": plan.plan_hash, "dataset": plan.dataset, "evaluation_id": plan.trials[0].evaluation_id,
-        "command": " ".join(sys.argv[1:]), "started": started, "host": host, "trials": len(plan.trials), "git_commit": git_commit(),
+        "sweep": plan.sweep, "plan_hash": plan_hash, "dataset": plan.dataset, "evaluation_id": plan.trials[0].evaluation_id,
+        "command": " ".join(sys.argv[1:]), "started": started, "host": host, "trials": num_trials, "git_commit": git_commit(),
     }  # fmt: skip
-    results.publish("runs", part_key("runs", plan.plan_hash, host, started.isoformat()), [run])
+    results.publish("runs", part_key("runs", plan_hash, host, started.isoformat()), [run])
     samples = [
         {"dataset": plan.dataset, "fingerprint": splits.fingerprint, "sample_id": name, "label": int(label), "split": split}
         for split in ("train", "validation", "test")
@@ -152,13 +160,13 @@ def record_plan(plan: Plan, splits: Splits, results: Results) -> None:
     _record_sample_sets(plan, results, splits)
 
 
-def _record_evaluations(plan: Plan, results: Results) -> None:
-    for trial in {trial.evaluation_id: trial for trial in plan.trials}.values():
-        row = {
-            "evaluation_id": trial.evaluation_id, "name": trial.evaluation.name, "split": trial.evaluation.split, "dataset": plan.dataset,
-            "fingerprint": trial.config.fingerprint, "config": canonical_json(trial.evaluation),
-        }  # fmt: skip
-        results.publish("evaluations", part_key("evaluations", trial.evaluation_id), [row])
+def record_evaluation(trial: PlannedTrial, results: Results) -> None:
+    """Store how a trial is scored."""
+    row = {
+        "evaluation_id": trial.evaluation_id, "name": trial.evaluation.name, "split": trial.evaluation.split, "dataset": trial.config.dataset,
+        "fingerprint": trial.config.fingerprint, "config": canonical_json(trial.evaluation),
+    }  # fmt: skip
+    results.publish("evaluations", part_key("evaluations", trial.evaluation_id), [row])
 
 
 def _record_sample_sets(plan: Plan, results: Results, splits: Splits) -> None:

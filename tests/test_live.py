@@ -23,7 +23,7 @@ def rendered(display: Display) -> str:
 def test_running_trials_show_their_epoch_and_loss(sweep: SmallSweep) -> None:
     display, _ = view(False)
     trial = sweep.plan.trials[0]
-    display.begin(sweep.plan, [], sweep.plan.trials, 0)
+    display.begin(sweep.plan.title, [], len(sweep.plan.trials), 0)
     display.trial_progress(trial, "train", 3, 10, {"loss": 0.125})
     shown = rendered(display)
     assert "reference" in shown
@@ -35,7 +35,7 @@ def test_running_trials_show_their_epoch_and_loss(sweep: SmallSweep) -> None:
 def test_failures_stand_first_with_their_reason(sweep: SmallSweep) -> None:
     display, out = view(False)
     first, second, *_ = sweep.plan.trials
-    display.begin(sweep.plan, [], sweep.plan.trials, 0)
+    display.begin(sweep.plan.title, [], len(sweep.plan.trials), 0)
     display.trial_progress(second, "train", 1, 10, {})
     display.trial_ended(first, Finished(*first.key, "failed", "nan", "loss is nan", "some.log", seconds=1.0))
     assert rendered(display).splitlines()[0].startswith("failed (nan): loss is nan")
@@ -45,7 +45,7 @@ def test_failures_stand_first_with_their_reason(sweep: SmallSweep) -> None:
 def test_stages_and_the_time_left_are_shown(sweep: SmallSweep) -> None:
     display, out = view(False)
     stage, trials = sweep.plan.stages[0], sweep.plan.trials
-    display.begin(sweep.plan, [stage], trials, 0)
+    display.begin(sweep.plan.title, [stage], len(trials), 0)
     display.stage_started(stage)
     assert f"shared stages 0/1: {stage.title}" in rendered(display)
     display.stage_ended(stage)
@@ -56,7 +56,7 @@ def test_stages_and_the_time_left_are_shown(sweep: SmallSweep) -> None:
 def test_a_pipe_gets_plain_lines_without_control_characters(sweep: SmallSweep) -> None:
     display, out = view(False)
     with display:
-        display.begin(sweep.plan, [], sweep.plan.trials, 2)
+        display.begin(sweep.plan.title, [], len(sweep.plan.trials), 2)
     assert "2 stored already" in out.getvalue()
     assert "\x1b" not in out.getvalue()
 
@@ -64,7 +64,7 @@ def test_a_pipe_gets_plain_lines_without_control_characters(sweep: SmallSweep) -
 def test_a_terminal_gets_a_table_that_is_redrawn_and_taken_away(sweep: SmallSweep) -> None:
     display, out = view(True)
     with display:
-        display.begin(sweep.plan, [], sweep.plan.trials, 0)
+        display.begin(sweep.plan.title, [], len(sweep.plan.trials), 0)
         display.trial_progress(sweep.plan.trials[0], "train", 3, 10, {"loss": 0.125})
     assert "\x1b[" in out.getvalue()
     assert "train 3/10" in out.getvalue()

@@ -1,0 +1,317 @@
+"""What a search does next: go on with what was begun, promote from a rung, or ask the sampler. Knows neither tables nor Ray.
+
+    while (work := search.next()) is not None:
+        search.ended(work, figures)
+
+With several workers, `next` returns None when nothing can begin until something ends; `is_finished` says whether anything ever will.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweeper.search.rungs import promotable
+from sweeper.search.space import SearchSpace
+from sweeper.search.study import Proposal, Told, fixed_proposal, propose
+
+Figures = Mapping[str, float | None]
+_REFERENCE = 0  # the number of the first of the space's FIRST
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a step has no figures; `is_final` unless a later run would try again by itself."""
+
+    message: str
+    is_final: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a suggestion: at a rung (its position among the space's), or at full length (None)."""
+
+    rung: int | None
+    key: tuple[str, str]  # equal keys are the same run
+    run: Any  # what an executor needs: a PlannedTrial
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Parameters that were proposed, the settings they make, and the runs in their order, full length last; none if they are no trial."""
+
+    number: int
+    source: str  # sampled | first | warm_start
+    proposal: Proposal
+    settings: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        return "reference" if self.number == 0 and self.source == "first" else f"#{self.number}"
+
+
+@dataclass
+class Standing:
+    """How far a suggestion is: the figures of the steps that are done, or why it failed."""
+
+    suggestion: Suggestion
+    reached: list[Figures] = field(default_factory=list)
+    failure: Failure | None = None
+    running: bool = False
+
+    @property
+    def state(self) -> str:
+        """Return `completed`, `failed`, `running`, `stopped` (at a rung, where it may still be promoted from) or `begun`."""
+        if self.failure is not None:
+            return "failed"
+        if self.running:
+            return "running"
+        if self.suggestion.steps and len(self.reached) == len(self.suggestion.steps):
+            return "completed"
+        return "stopped" if self.reached else "begun"
+
+    @property
+    def figures(self) -> Figures | None:
+        """Return those at full length, None before."""
+        return self.reached[-1] if self.state == "completed" else None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step to run now."""
+
+    number: int
+    step: Step
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.step.key
+
+
+Make = Callable[[Mapping[str, Any], int], Sequence[Step]]  # settings, number -> steps; ValueError where they are no trial
+LookUp = Callable[[Step], Figures | Failure | None]
+Remember = Callable[[Suggestion], None]
+
+
+def _forget(suggestion: Suggestion) -> None:
+    """Keep nothing: of a search that lives in memory."""
+
+
+def _nothing(step: Step) -> None:
+    """Know nothing."""
+
+
+class Search:
+    """A search in progress.
+
+    Args:
+        make: What settings are to run.
+        begun: Suggestions of earlier runs, in order.
+        warm: Proposals that are run at full length before the sampler is asked, beside the budget.
+        remember: Called with each new suggestion before any of its steps is run.
+        look_up: What is known of a step already; asked before it is run.
+        gpus: Of each trial, for the budget of GPU-hours.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        make: Make,
+        *,
+        begun: Sequence[Suggestion] = (),
+        warm: Sequence[Proposal] = (),
+        remember: Remember = _forget,
+        look_up: LookUp = _nothing,
+        gpus: float = 0.0,
+    ) -> None:
+        self.space = space
+        self.standings = [Standing(suggestion) for suggestion in begun]
+        self.seconds = 0.0  # of the sampler's and the rungs' own work
+        self._make, self._remember, self._look_up = make, remember, look_up
+        self._running: dict[tuple[str, str], list[int]] = {}  # step's key -> suggestions that wait for it
+        self.gpu_seconds = 0.0  # of all runs of the search
+        self._gpus, self._since = gpus, time.monotonic()
+        known = [standing.suggestion.proposal.params for standing in self.standings]
+        self._warm = [proposal for proposal in warm if proposal.params not in known]
+        for standing in self.standings:
+            self._catch_up(standing)
+
+    def next(self) -> Work | None:
+        """Return what is to be run next, now marked as running; None if nothing can begin before something ends."""
+        since = time.perf_counter()
+        try:
+            while True:
+                standing = self._begun() or self._promoted() or self._asked()
+                if standing is None:
+                    return None
+                before = len(standing.reached)
+                self._catch_up(standing)
+                if standing.failure is not None or len(standing.reached) > before:
+                    continue  # stored already: what may begin is another question now
+                step = standing.suggestion.steps[len(standing.reached)]
+                standing.running = True
+                if step.key in self._running:  # an equal suggestion is being run: its figures are this one's
+                    self._running[step.key].append(standing.suggestion.number)
+                    continue
+                self._running[step.key] = [standing.suggestion.number]
+                return Work(standing.suggestion.number, step)
+        finally:
+            self.seconds += time.perf_counter() - since
+
+    def ended(self, work: Work, outcome: Figures | Failure, seconds: float = 0.0) -> None:
+        """Take in how a step ended.
+
+        Args:
+            seconds: That it took, for the budget of GPU-hours.
+        """
+        since = time.perf_counter()
+        self.gpu_seconds += self._gpus * seconds
+        for number in self._running.pop(work.key):
+            self.standings[number].running = False
+            self._take(self.standings[number], outcome)
+        self.seconds += time.perf_counter() - since
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether nothing runs; after `next` returned None, that is the end."""
+        return not self._running
+
+    def told(self) -> list[Told]:
+        """Return every suggestion as the sampler hears of it, in order."""
+        return [self._told(standing) for standing in self.standings]
+
+    def objectives(self, figures: Figures) -> tuple[float, ...]:
+        """Return the values of the objectives; NaN where one is missing."""
+        return tuple(_number(figures.get(objective.column)) for objective in self.space.objectives)
+
+    def is_feasible(self, figures: Figures) -> bool:
+        """Say whether all constraints are kept."""
+        return all(constraint.violation(_number(figures.get(constraint.column))) <= 0 for constraint in self.space.constraints)
+
+    # What may begin
+
+    def _begun(self) -> Standing | None:
+        return next((standing for standing in self.standings if standing.state == "begun"), None)
+
+    def _promoted(self) -> Standing | None:
+        for rung in reversed(range(len(self.space.rungs))):
+            reached: dict[int, tuple[float, ...]] = {}
+            gone_on: set[int] = set()
+            for standing in self.standings:
+                steps = standing.suggestion.steps
+                at = next((place for place, step in enumerate(steps) if step.rung == rung), None)
+                if at is None or len(standing.reached) <= at:
+                    continue
+                number = standing.suggestion.number
+                reached[number] = self._upward(standing.reached[at])
+                if len(standing.reached) > at + 1 or standing.running or standing.failure is not None:
+                    gone_on.add(number)
+            ready = promotable(reached, gone_on, scheduler=self.space.scheduler, reduction=self.space.reduction)
+            if _REFERENCE in reached and self.standings[_REFERENCE].suggestion.source == "first" and _REFERENCE not in gone_on:
+                ready = [_REFERENCE]  # whatever it reached: what a search found is held against it
+            if ready:
+                return self.standings[ready[0]]
+        return None
+
+    def _asked(self) -> Standing | None:
+        number = len(self.standings)
+        if self._warm:
+            return self._add(number, "warm_start", self._warm.pop(0), steps=1)
+        asked = sum(standing.suggestion.source != "warm_start" for standing in self.standings)
+        budget = self.space.budget
+        if budget.trials is not None and asked >= budget.trials:
+            return None
+        if budget.seconds is not None and time.monotonic() - self._since >= budget.seconds:
+            return None
+        if budget.gpu_hours is not None and self.gpu_seconds >= 3600 * budget.gpu_hours:
+            return None
+        if asked < len(self.space.first):
+            return self._add(number, "first", fixed_proposal(self.space, self.space.first[asked]))
+        return self._add(number, "sampled", propose(self.space, self.told(), number))
+
+    def _add(self, number: int, source: str, proposal: Proposal, steps: int | None = None) -> Standing:
+        settings = settings_of(proposal)
+        try:
+            made, problem = tuple(self._make(settings, number)), ""
+        except ValueError as error:
+            made, problem = (), str(error)
+        suggestion = Suggestion(number, source, proposal, settings, made[-steps:] if steps else made, problem)
+        self._remember(suggestion)
+        standing = Standing(suggestion)
+        self.standings.append(standing)
+        return standing
+
+    # What is known
+
+    def _catch_up(self, standing: Standing) -> None:
+        """Take in what is stored of a suggestion: from an earlier run, another search, or an equal suggestion."""
+        if standing.suggestion.problem:
+            standing.failure = Failure(standing.suggestion.problem)
+        while standing.state in ("begun", "stopped"):
+            known = self._look_up(standing.suggestion.steps[len(standing.reached)])
+            if known is None:
+                return
+            self._take(standing, known)
+
+    def _take(self, standing: Standing, outcome: Figures | Failure) -> None:
+        if isinstance(outcome, Failure):
+            standing.failure = outcome
+            return
+        step = standing.suggestion.steps[len(standing.reached)]
+        wanted = self.objectives(outcome) if step.rung is not None else (*self.objectives(outcome), *self._bounded(outcome))
+        if any(math.isnan(value) for value in wanted):
+            standing.failure = Failure(f"no figure for {', '.join(c for c in self.space.columns if math.isnan(_number(outcome.get(c))))}")
+            return
+        standing.reached.append(outcome)
+
+    def _bounded(self, figures: Figures) -> list[float]:
+        return [_number(figures.get(constraint.column)) for constraint in self.space.constraints]
+
+    def _upward(self, figures: Figures) -> tuple[float, ...]:
+        return tuple(objective.sign * value for objective, value in zip(self.space.objectives, self.objectives(figures), strict=True))
+
+    def _told(self, standing: Standing) -> Told:
+        suggestion, state = standing.suggestion, standing.state
+        figures = standing.figures
+        rungs = {
+            self.space.rungs[step.rung]: self.objectives(reached)[0]
+            for step, reached in zip(suggestion.steps, standing.reached, strict=False)
+            if step.rung is not None
+        }
+        return Told(
+            params=suggestion.proposal.params,
+            distributions=suggestion.proposal.distributions,
+            state="running" if state == "begun" else state,
+            values=() if figures is None else self.objectives(figures),
+            constraints={}
+            if figures is None
+            else {str(constraint): constraint.violation(_number(figures.get(constraint.column))) for constraint in self.space.constraints},
+            rungs=rungs,
+            sampler_state=suggestion.proposal.sampler_state,
+            label=suggestion.label,
+        )
+
+
+def settings_of(proposal: Proposal) -> dict[str, Any]:
+    """Return flat settings: the parameters by their names, what `suggest` returned over them.
+
+    `codebook_size/2` is the second entry of a list; a parameter whose name begins with an underscore is the space's own and no setting.
+    """
+    settings: dict[str, Any] = {}
+    lists: dict[str, dict[int, Any]] = {}
+    for name, value in proposal.params.items():
+        head, _, last = name.rpartition("/")
+        if name.startswith("_"):
+            continue
+        if head and last.isdigit():
+            lists.setdefault(head, {})[int(last)] = value
+        else:
+            settings[name] = value
+    return settings | {name: [entries[place] for place in sorted(entries)] for name, entries in lists.items()} | proposal.fixed
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

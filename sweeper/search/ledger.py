@@ -1,0 +1,168 @@
+"""A search in the tables: what was proposed (`suggestions`), the trials that became of it (`sweeps` and all that follows), and both again.
+
+Nothing else is needed to go on with a search: which trials are finished, failed or stopped is read off the trials' own rows.
+"""
+
+import json
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sweeper.config import canonical_json
+from sweeper.keys import part_key
+from sweeper.parquet import Where
+from sweeper.plan import PlannedTrial
+from sweeper.results import Results
+from sweeper.search.engine import Failure, Figures, Standing, Step, Suggestion
+from sweeper.search.plan import SearchPlan
+from sweeper.search.stored import stored_figures
+from sweeper.search.study import Proposal
+from sweeper.stored_plans import Key
+from sweeper.sweep import OWN_FAULT, record_evaluation, sweeps_row
+
+_KEPT_STATE = ("NSGAIISampler:generation",)  # plain numbers; what CMA-ES notes is a pickle, and it begins anew around the best instead
+
+
+@dataclass
+class Ledger:
+    """Reads and writes one search under one results root."""
+
+    plan: SearchPlan
+    results: Results
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        self._known: dict[Key, Figures | Failure] = {}
+
+    def begun(self) -> list[Suggestion]:
+        """Return the suggestions of earlier runs in order, as this version of the code would run them, and read what became of their trials."""
+        where = {"sweep": self.plan.sweep, "plan_hash": self.plan.search_id}
+        rows = sorted(self.results.read("suggestions", where=where).to_pylist(), key=lambda row: row["number"])
+        found = []
+        for row in rows:
+            state = json.loads(row["sampler_state"]) if row["sampler_state"] else {}
+            proposal = Proposal(json.loads(row["params"]), json.loads(row["distributions"]), {}, state)
+            settings = json.loads(row["settings"])
+            steps: tuple[Step, ...] = ()
+            problem = ""
+            try:
+                steps = tuple(self.plan.make(settings, row["number"]))
+            except ValueError as error:
+                problem = str(error)
+            steps = steps[-1:] if row["source"] == "warm_start" else steps
+            found.append(Suggestion(row["number"], row["source"], proposal, settings, steps, problem))
+        trials = [step.run for suggestion in found for step in suggestion.steps]
+        self._known = self._figures(trials) | self._failures(trials)
+        return found
+
+    def remember(self, suggestion: Suggestion) -> None:
+        """Store a suggestion and its place in the sweep, before any of it is run.
+
+        Raises:
+            ValueError: If another process has stored one under this number: two runs of one search at once.
+        """
+        trials = [step.run for step in suggestion.steps]
+        state = {name: value for name, value in suggestion.proposal.sampler_state.items() if name in _KEPT_STATE}
+        *rungs, full = trials or [None]
+        row = {
+            "sweep": self.plan.sweep, "plan_hash": self.plan.search_id, "number": suggestion.number, "label": suggestion.label,
+            "source": suggestion.source, "params": canonical_json(suggestion.proposal.params),
+            "distributions": canonical_json(suggestion.proposal.distributions), "settings": canonical_json(suggestion.settings),
+            "sampler_state": canonical_json(state) if state else None, "problem": suggestion.problem or None,
+            "trial_id": full.trial_id if full else None, "evaluation_id": full.evaluation_id if full else None,
+            "rung_epochs": [trial.config.training.num_epochs for trial in rungs], "rung_trial_ids": [trial.trial_id for trial in rungs],
+            "rung_evaluation_id": rungs[0].evaluation_id if rungs else None,
+            "objectives": json.dumps({one.column: one.direction for one in self.plan.space.objectives}),
+            "constraints": json.dumps([vars(one) for one in self.plan.space.constraints]), "sampler": self.plan.space.sampler,
+            "scheduler": self.plan.space.scheduler, "asked": datetime.now(UTC),
+        }  # fmt: skip
+        if not self.results.publish("suggestions", part_key("suggestions", self.plan.search_id, str(suggestion.number)), [row]):
+            raise ValueError(f"another run of this search has stored trial {suggestion.label} meanwhile; one search is run by one command at a time")
+        self.announce([suggestion])
+
+    def announce(self, suggestions: Iterable[Suggestion]) -> None:
+        """Store the suggestions' places in the sweep, so that `status`, `rank` and `show` know them; what is stored stays."""
+        for suggestion in suggestions:
+            if suggestion.steps:
+                trial: PlannedTrial = suggestion.steps[-1].run
+                record_evaluation(trial, self.results)
+                part = part_key("sweeps", self.plan.search_id, trial.trial_id, trial.evaluation_id)
+                self.results.publish("sweeps", part, [sweeps_row(self.plan.sweep, self.plan.search_id, self.plan.scale, trial)])
+
+    def look_up(self, step: Step) -> Figures | Failure | None:
+        """Return what is known of a step's trial: its figures, its own failure, or nothing."""
+        trial: PlannedTrial = step.run
+        if trial.key not in self._known and all(self.results.has(*part.split("/", 1)) for part in trial.parts):
+            self._known |= self.figures(trial)
+        return self._known.get(trial.key)
+
+    def figures(self, trial: PlannedTrial) -> dict[Key, Figures]:
+        """Return the figures of a trial that is just completed."""
+        return dict(stored_figures(_OneTrial(self.results, trial), [trial.key], trial.evaluation.score_epsilon, self.plan.columns_of(trial)))
+
+    def record_stopped(self, standings: Sequence[Standing]) -> int:
+        """Append a row to `attempts` for each trial that stands at a rung and is left there; return how many."""
+        left = [standing for standing in standings if standing.state == "stopped"]
+        rows = self.results.read("attempts", ["trial_id", "evaluation_id", "attempt", "status"]).to_pylist() if left else []
+        for standing in left:
+            steps = standing.suggestion.steps
+            trial: PlannedTrial = steps[-1].run
+            mine = [row for row in rows if (row["trial_id"], row["evaluation_id"]) == trial.key]
+            if mine and max(mine, key=lambda row: row["attempt"])["status"] == "stopped":
+                continue
+            at: PlannedTrial = steps[len(standing.reached) - 1].run
+            reached = " ".join(
+                f"{name} {value:.4g}" for name, value in standing.reached[-1].items() if name in self.plan.space.columns and value is not None
+            )
+            now, attempt = datetime.now(UTC), len(mine) + 1
+            row: dict[str, Any] = {
+                "trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "attempt": attempt, "status": "stopped",
+                "reason": self.plan.space.scheduler,
+                "message": f"trial {trial.trial_id[:8]} ({trial.label}): not among those that went on after {at.config.training.num_epochs} epochs"
+                           f" ({reached}), trial {at.trial_id[:8]}",
+                "host": socket.gethostname(), "started": now, "ended": now,
+            }  # fmt: skip
+            self.results.publish("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, str(attempt)), [row])
+        return len(left)
+
+    def gpu_seconds(self, gpus: float, standings: Sequence[Standing]) -> float:
+        """Return the GPU-seconds that the trials of this search took so far, with so many GPUs for each."""
+        keys = {step.key for standing in standings for step in standing.suggestion.steps}
+        columns = ["trial_id", "evaluation_id", "started", "ended"]
+        rows = self.results.read("attempts", columns, {"status": "completed"}).to_pylist() if gpus else []
+        return gpus * sum((row["ended"] - row["started"]).total_seconds() for row in rows if (row["trial_id"], row["evaluation_id"]) in keys)
+
+    def _figures(self, trials: Sequence[PlannedTrial]) -> dict[Key, Figures]:
+        stored = {f"{table}/{part}" for table in {p.partition("/")[0] for t in trials for p in t.parts} for part in self.results.stored(table)}
+        done = [trial for trial in trials if all(part in stored for part in trial.parts)]
+        found: dict[Key, Figures] = {}
+        for evaluation in {trial.evaluation_id for trial in done}:
+            alike = [trial for trial in done if trial.evaluation_id == evaluation]
+            found |= stored_figures(self.results, [t.key for t in alike], alike[0].evaluation.score_epsilon, self.plan.columns_of(alike[0]))
+        return found
+
+    def _failures(self, trials: Sequence[PlannedTrial]) -> dict[Key, Failure]:
+        if self.retry_failed or not trials:
+            return {}
+        wanted = {trial.key for trial in trials}
+        columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message"]
+        last: dict[Key, dict[str, Any]] = {}
+        for row in sorted(self.results.read("attempts", columns).to_pylist(), key=lambda row: row["attempt"]):
+            if (row["trial_id"], row["evaluation_id"]) in wanted:
+                last[row["trial_id"], row["evaluation_id"]] = row
+        return {
+            key: Failure(row["message"] or row["reason"]) for key, row in last.items() if row["status"] == "failed" and row["reason"] in OWN_FAULT
+        }
+
+
+class _OneTrial:
+    """The rows of one completed trial: a dozen files are opened by name, where a whole table would be read."""
+
+    def __init__(self, results: Results, trial: PlannedTrial) -> None:
+        self._results, self._parts = results, [part.partition("/") for part in trial.parts]
+
+    def read(self, table: str, columns: Sequence[str] | None = None, where: Where | None = None):
+        """Return rows as `Results.read` does."""
+        return self._results.read_parts(table, [key for name, _, key in self._parts if name == table], columns, where)

@@ -1,0 +1,158 @@
+"""What a search is, before anything runs: its space, how proposals become trials, what those share, and its identity. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+from sweeper.config import key_of
+from sweeper.plan import Plan, PlannedTrial, Resolver, of_trials, planned
+from sweeper.ranking import CELL, epsilon_of, short
+from sweeper.scales import epsilon_grids
+from sweeper.search.engine import Step, settings_of
+from sweeper.search.space import SearchSpace
+from sweeper.search.study import fixed_proposal, random_proposals
+from sweeper.stored_plans import title
+
+_TRIED = 24  # random proposals that are resolved before anything runs
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search as it will be run.
+
+    Attributes:
+        search_id: The identity: of the space's text, the settings, the data, both evaluations, sampler, scheduler and seed, not of the budget. It
+            stands as `plan_hash` in the tables, so that the readers of plans find a search.
+        base: A plan of one proposal's runs: what all trials share, and what is recorded once.
+        reference_variant_id: Of the first of the space's FIRST; "" without any.
+    """
+
+    space: SearchSpace
+    sweep: str
+    dataset: str
+    scale: str
+    search_id: str
+    base: Plan
+    full: Resolver
+    rung: Resolver
+    reference_variant_id: str = ""
+
+    @property
+    def title(self) -> str:
+        """Return data set, scale and evaluation in words."""
+        return title(self.sweep, self.dataset, self.scale, self.space.evaluation, "validation")
+
+    def make(self, settings: Mapping[str, Any], number: int) -> list[Step]:
+        """Return the runs of a proposal's settings: its rungs, then the whole trial.
+
+        Raises:
+            ValueError: If they are no trial, or would be scored otherwise than the others.
+        """
+        is_reference = number == 0 and bool(self.space.first)
+        *rungs, whole = _steps(self.space, self.full, self.rung, settings, "reference" if is_reference else f"#{number}")
+        if whole.run.evaluation_id != self.base.trials[-1].evaluation_id:
+            raise ValueError("these settings change how the trial is scored, so it cannot be compared with the others")
+        compared_with = self.reference_variant_id or whole.run.variant_id
+        return [*rungs, replace(whole, run=replace(whole.run, is_reference=is_reference, reference_variant_id=compared_with))]
+
+    def columns_of(self, trial: PlannedTrial) -> tuple[str, ...]:
+        """Return the columns that are read of a run: constraints bind whole trials only."""
+        return self.space.columns if trial.evaluation_id == self.base.trials[-1].evaluation_id else tuple(o.column for o in self.space.objectives)
+
+
+def plan_search(
+    sweep: str,
+    space: SearchSpace,
+    module: ModuleType,
+    source: str,
+    *,
+    fingerprint: str,
+    dataset: str,
+    scale: str,
+    settings: Mapping[str, Any],
+    threads: int | None = None,
+    epsilons: tuple[float, ...] | None = None,
+) -> SearchPlan:
+    """Return the plan of a search, after trying that its proposals are trials.
+
+    Args:
+        source: The text of the space's file.
+
+    Raises:
+        ValueError: If a proposal is no trial, naming its parameters; or if an objective is not measured.
+    """
+    common: dict[str, Any] = {"fingerprint": fingerprint, "dataset": dataset, "scale": scale, "settings": settings, "threads": threads}
+    attacks = getattr(module, "ATTACKS", ())
+    full = Resolver(**common, evaluation_name=space.evaluation, attacks=attacks, epsilons=epsilons, split="validation")
+    rung = Resolver(**common, evaluation_name="quick", epsilons=epsilons, split="validation")
+    tried = [fixed_proposal(space, params) for params in space.first] + random_proposals(space, _TRIED)
+    steps: list[Step] = []
+    reference_variant_id = ""
+    for proposal in tried:
+        try:
+            made = _steps(space, full, rung, settings_of(proposal), "")
+        except ValueError as error:
+            words = ", ".join(f"{name}={value}" for name, value in proposal.params.items())
+            raise ValueError(f"search space {space.name!r} proposes {words}: {error}") from error
+        if space.first and not steps:
+            reference_variant_id = made[-1].run.variant_id
+        steps = made if len(made) > len(steps) else steps
+        if made[-1].run.evaluation_id != steps[-1].run.evaluation_id:
+            raise ValueError(
+                f"search space {space.name!r} changes how trials are scored ({', '.join(proposal.params)}), so they cannot be compared; give "
+                "victim, mix, attack_preset, num_eot_samples and threads with --set, for all of them"
+            )
+    trials: list[PlannedTrial] = [step.run for step in steps]
+    _check_columns(space, trials)
+    base = of_trials(sweep, full.dataset, scale, trials)
+    search_id = key_of(
+        "search",
+        sweep=sweep,
+        source=source,
+        settings=dict(settings),
+        data=fingerprint,
+        evaluations=[trial.evaluation_id for trial in trials],
+        sampler=space.sampler,
+        scheduler=space.scheduler,
+        reduction=space.reduction,
+        seed=space.seed,
+    )
+    return SearchPlan(space, sweep, full.dataset, scale, search_id, base, full, rung, reference_variant_id)
+
+
+def _steps(space: SearchSpace, full: Resolver, rung: Resolver, settings: Mapping[str, Any], label: str) -> list[Step]:
+    trial = full.trial({"seed": 0, **full.settings, **settings}, label=label)
+    steps = []
+    if space.scheduler in ("asha", "median", "halving") and trial.config.network.is_trained:
+        scored = rung.trial({"seed": 0, **rung.settings, **settings}, label=label)
+        for position, epochs in enumerate(space.rungs):
+            if epochs < trial.config.training.num_epochs:
+                shorter = trial.config.model_copy(update={"training": trial.config.training.model_copy(update={"num_epochs": epochs})})
+                run = planned(shorter, scored.evaluation, label=f"{label}, {epochs} epoch{'s' * (epochs > 1)}", scored_as=scored.evaluation_id)
+                steps.append(Step(position, run.key, run))
+    return [*steps, Step(None, trial.key, trial)]
+
+
+def _check_columns(space: SearchSpace, trials: Sequence[PlannedTrial]) -> None:
+    """Refuse an objective that an evaluation does not measure, before anything runs."""
+    for trial in trials:
+        is_whole = trial is trials[-1]
+        for column in space.columns if is_whole else [objective.column for objective in space.objectives]:
+            if (cell := CELL.match(column)) is not None:
+                there = [f"{c.threat}/{c.attack}@{short(e)}" for c in trial.evaluation.cells for e in c.epsilons if c.threat != "clean"]
+                if not _is_there(cell["threat"], cell["attack"], cell["epsilon"], trial):
+                    where = f"the {trial.evaluation.name} evaluation" + (
+                        "" if is_whole else ", which scores trials at rungs (scheduler none has no rungs),"
+                    )
+                    raise ValueError(f"{where} does not measure {column!r}; it measures {', '.join(dict.fromkeys(there))}")
+            elif "@" in column:
+                threat, _, epsilon = column.partition("@")
+                _, _, at = epsilon_grids(trial.config.dataset, trial.config.scale)
+                if epsilon != short(at):
+                    raise ValueError(f"column {column!r} is measured at epsilon {short(at)} only; THREAT/ATTACK@EPSILON names any other")
+
+
+def _is_there(threat: str, attack: str, epsilon: str, trial: PlannedTrial) -> bool:
+    asked = epsilon_of(epsilon)
+    return any((c.threat, c.attack) == (threat, attack) and any(abs(e - asked) < 1e-9 for e in c.epsilons) for c in trial.evaluation.cells)

@@ -1,0 +1,58 @@
+"""Which trials may go on from a rung. Pure: from what every trial reached there.
+
+A rung is a smaller trial of its own (so many epochs, the quick evaluation, validation images), stored under its own name like any other. So nothing
+is stopped halfway: a trial goes on by being run at full length, or is left where it is. This is asynchronous successive halving as its authors
+state it, by promotion (Li et al., "A system for massively parallel hyperparameter tuning", 2020, algorithm 2, arXiv:1810.05934); with several
+objectives trials are ordered by dominance first (Schmucker et al., 2021, arXiv:2106.12639).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+MEDIAN_AFTER = 4  # trials at a rung before the median stops any
+
+
+def promotable(reached: Mapping[int, tuple[float, ...]], promoted: Collection[int], *, scheduler: str, reduction: int) -> list[int]:
+    """Return the trials that may go on from a rung and have not yet, best first.
+
+    Args:
+        reached: Trial -> its objectives there, more is better.
+        promoted: Those that have gone on.
+        scheduler: `asha`, `halving`: the best reduction-th part of those that reached the rung, rounded down. `median`: those not below the median
+            of all of them; all, while there are fewer than 4. `none`: all.
+    """
+    ranked = order(reached)
+    if scheduler in ("asha", "halving"):
+        ranked = ranked[: len(ranked) // reduction]
+    elif scheduler == "median" and len(ranked) >= MEDIAN_AFTER:
+        middle = float(np.median([reached[number][0] for number in ranked]))
+        ranked = [number for number in ranked if reached[number][0] >= middle]
+    return [number for number in ranked if number not in promoted]
+
+
+def order(reached: Mapping[int, tuple[float, ...]]) -> list[int]:
+    """Return the trials best first: by how many layers of dominance lie above each, then by the mean of its ranks over the objectives.
+
+    For one objective that is the order of its values. The earlier trial comes first where nothing tells two apart.
+    """
+    numbers = sorted(reached)
+    if not numbers:
+        return []
+    values = np.array([reached[number] for number in numbers], dtype=np.float64)  # (N, objectives)
+    layers = layer_of(values)
+    ranks = np.mean([[float(np.sum(column > value)) for value in column] for column in values.T], axis=0)  # objectives -> mean over them
+    return [numbers[i] for i in sorted(range(len(numbers)), key=lambda i: (layers[i], ranks[i], numbers[i]))]
+
+
+def layer_of(values: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
+    """Return for each row how many fronts lie before its own, 0 for those that no other dominates; more is better in every column."""
+    points = np.asarray(values, dtype=np.float64)
+    layers = np.full(len(points), -1)
+    layer = 0
+    while (left := np.flatnonzero(layers < 0)).size:
+        rest = points[left]
+        dominated = [bool(np.any(np.all(rest >= one, axis=1) & np.any(rest > one, axis=1))) for one in rest]
+        layers[left[~np.array(dominated)]] = layer
+        layer += 1
+    return layers.tolist()

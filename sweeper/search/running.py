@@ -1,0 +1,169 @@
+"""A search run to its end: recorded, gone on with, each trial's figures told, and what is left at a rung written down."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.artifacts import Artifacts
+from sweeper.datasets import Splits
+from sweeper.lookup import sources
+from sweeper.plan import PlannedTrial
+from sweeper.results import Results
+from sweeper.search.engine import Failure, Figures, Search, Work
+from sweeper.search.ledger import Ledger
+from sweeper.search.plan import SearchPlan
+from sweeper.search.space import SearchSpace
+from sweeper.search.study import Mirror, Proposal
+from sweeper.stages import Stage
+from sweeper.sweep import OWN_FAULT, View, record_run
+from sweeper.worker import Finished, Job, perform_stage, perform_trial
+
+_COMPACT_EVERY = 100  # runs; see `sweeper.sweep`
+Warn = Callable[[str], None]
+
+
+class Feed:
+    """What an executor runs, one trial after another, and tells how each ended.
+
+    `next` returns None when nothing can begin before something ends, and `is_finished` says whether nothing runs then.
+    """
+
+    def __init__(self, search: Search, ledger: Ledger, view: View, mirror: Mirror | None, warn: Warn) -> None:
+        self.search = search
+        self._ledger, self._view, self._mirror, self._warn = ledger, view, mirror, warn
+        self._works: dict[tuple[str, str], Work] = {}
+        self._ended = 0
+        self._show(range(len(search.standings)))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.search.is_finished
+
+    def next(self) -> PlannedTrial | None:
+        """Return the next trial to run, recorded already."""
+        before = len(self.search.standings)
+        work = self.search.next()
+        self._show(range(before, len(self.search.standings)))
+        if work is None:
+            return None
+        self._works[work.key] = work
+        return work.step.run
+
+    def ended(self, trial: PlannedTrial, finished: Finished) -> None:
+        """Take in how a trial ended: completed with its rows stored, or failed."""
+        work = self._works.pop(trial.key)
+        self._view.trial_ended(trial, finished)
+        self.search.ended(work, self._outcome(trial, finished), finished.seconds)
+        self._show([work.number])
+        self._ended += 1
+        if self._ended % _COMPACT_EVERY == 0:
+            self._ledger.results.compact()
+
+    def _outcome(self, trial: PlannedTrial, finished: Finished) -> Figures | Failure:
+        if finished.status != "completed":
+            return Failure(finished.message, is_final=finished.reason in OWN_FAULT)
+        return self._ledger.figures(trial)[trial.key]
+
+    def _show(self, numbers: Sequence[int]) -> None:
+        if self._mirror is None:
+            return
+        told = self.search.told()
+        try:
+            for number in numbers:
+                if self.search.standings[number].state != "stopped":  # it may still go on
+                    self._mirror.show(number, told[number])
+        except Exception as error:  # whatever a database's driver raises: the search itself does not need it
+            self._warn(f"--storage {self._mirror.storage} is no longer written: {type(error).__name__}: {error}")
+            self._mirror = None
+
+    def close(self) -> None:
+        """Show in the mirror what was left at a rung."""
+        if self._mirror is not None:
+            told = self.search.told()
+            for number, standing in enumerate(self.search.standings):
+                if standing.state == "stopped":
+                    self._mirror.show(number, told[number])
+
+
+SearchExecutor = Callable[[Job, Sequence[Stage], Feed, View], None]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search at its end: every suggestion's standing, the seconds that sampler and rungs took, and the seconds from the first trial to the last."""
+
+    search: Search
+    seconds: float
+
+
+def run_search(
+    plan: SearchPlan,
+    splits: Splits,
+    results_root: Path,
+    data_root: Path | None,
+    execute: SearchExecutor,
+    view: View,
+    *,
+    warm: Sequence[Proposal] = (),
+    storage: str | None = None,
+    retry_failed: bool = False,
+    gpus: float = 0.0,
+    warn: Warn,
+) -> Searched:
+    """Run a search until its budget is spent and nothing is left to promote; go on where an earlier run was interrupted.
+
+    Raises:
+        ValueError: If the results root cannot be used.
+        KeyboardInterrupt: If interrupted; what was computed is stored, and running again continues.
+    """
+    results = Results(results_root, create=True)
+    record_run(plan.base, plan.search_id, plan.space.budget.trials or 0, splits, results)
+    ledger = Ledger(plan, results, retry_failed)
+    begun = ledger.begun()
+    ledger.announce(begun)
+    search = Search(plan.space, plan.make, begun=begun, warm=warm, remember=ledger.remember, look_up=ledger.look_up, gpus=gpus)
+    search.gpu_seconds = ledger.gpu_seconds(gpus, search.standings)
+    mirror = Mirror(plan.space, storage, f"{plan.sweep}-{plan.search_id[:8]}") if storage else None
+    artifacts = Artifacts(results_root)
+    stages = [stage for stage in plan.base.stages if not artifacts.has(stage.kind, stage.key)]
+    done = sum(standing.state in ("completed", "failed") for standing in search.standings)
+    view.begin(plan.title, stages, expected_runs(plan.space) - sum(len(standing.reached) for standing in search.standings), done)
+    feed = Feed(search, ledger, view, mirror, warn)
+    job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
+    since = time.monotonic()
+    execute(job, stages, feed, view)
+    seconds = time.monotonic() - since
+    ledger.record_stopped(search.standings)
+    feed.close()
+    results.compact()
+    return Searched(search, seconds)
+
+
+def expected_runs(space: SearchSpace) -> int:
+    """Return about how many runs a search of this budget makes: at each rung fewer than before, then at full length; 0 without a bound of trials."""
+    return round(sum(runs for _, runs in expected_by_rung(space)))
+
+
+def expected_by_rung(space: SearchSpace) -> list[tuple[int | None, float]]:
+    """Return (epochs, how many trials reach that) for each rung, and last (None, how many are run at full length)."""
+    trials, found = float(space.budget.trials or 0), []
+    kept = {"asha": 1 / space.reduction, "halving": 1 / space.reduction, "median": 0.5}.get(space.scheduler)
+    for epochs in space.rungs if kept else ():
+        found.append((epochs, trials))
+        trials *= kept or 1.0
+    return [*found, (None, trials)]
+
+
+def inline_search(job: Job, stages: Sequence[Stage], feed: Feed, view: View) -> None:
+    """Do everything in this process, one after the other."""
+    for stage in stages:
+        view.stage_started(stage)
+        perform_stage(job, stage)
+        view.stage_ended(stage)
+    while (trial := feed.next()) is not None:
+
+        def hear(stage: str, done: int, total: int, figures: dict[str, float], trial: PlannedTrial = trial) -> None:
+            view.trial_progress(trial, stage, done, total, figures)
+
+        feed.ended(trial, perform_trial(job, trial, hear))

@@ -1,0 +1,241 @@
+"""The only module that imports optuna: what to try next, and which parameters mattered, from what was told so far.
+
+Nothing is kept between two questions: each builds the study anew from the trials told so far (7 ms for 200 of them), so a search that was
+interrupted and one that was not ask the sampler the same, and no pickle is needed to go on. Each question has a random seed of its own, made of the
+search's seed and the trial's number. Optuna 5 (Akiba et al., 2019, arXiv:1907.10902).
+"""
+
+import json
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import optuna
+import optuna.storages.journal
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from sweeper.search.space import SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+EVALUATOR = "PED-ANOVA"  # Watanabe et al., 2023 (arXiv:2304.10255): Optuna's default, for conditional parameters and several objectives
+STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL, "running": TrialState.RUNNING}
+_POPULATIONS = 4  # generations that a budget of trials is divided into, where a sampler works in generations
+
+
+@dataclass(frozen=True)
+class Told:
+    """One trial as the sampler hears of it.
+
+    Attributes:
+        distributions: Parameter -> its distribution as Optuna writes it in JSON.
+        state: `completed` with values; `stopped`, also while it waits at a rung; `failed`; `running`.
+        values: Of the objectives in their order; empty unless completed.
+        constraints: Constraint -> by how much it is broken, 0 or less where it is kept.
+        rungs: Epochs -> the objective there, of a search for one.
+        sampler_state: What the sampler noted on the trial.
+    """
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, str]
+    state: str
+    values: tuple[float, ...] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    sampler_state: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Parameters to try, and what `suggest` keeps fixed beside them."""
+
+    params: dict[str, Any]
+    distributions: dict[str, str]
+    fixed: dict[str, Any]
+    sampler_state: dict[str, Any] = field(default_factory=dict)
+
+
+def propose(space: SearchSpace, told: Sequence[Told], number: int, seed: int | None = None) -> Proposal:
+    """Return what the sampler would try as trial `number`, after what was told.
+
+    Raises:
+        ValueError: If the space's `suggest` raises, or returns no dict; naming it.
+    """
+    study = study_of(space, told, _sampler(space, told, number, space.seed if seed is None else seed))
+    if space.sampler == "quasi_random":  # the study is new: pass over the points that it gave before
+        for _ in range(number):
+            _suggest(space, study.ask())
+    trial = study.ask()
+    fixed = _suggest(space, trial)
+    state = next(one for one in study.get_trials(deepcopy=False) if one.number == trial.number).system_attrs
+    distributions = {name: distribution_to_json(one) for name, one in trial.distributions.items()}
+    return Proposal(dict(trial.params), distributions, fixed, dict(state))
+
+
+def fixed_proposal(space: SearchSpace, params: Mapping[str, Any]) -> Proposal:
+    """Return the proposal of given parameters: of a space's FIRST, or of an earlier sweep.
+
+    Raises:
+        ValueError: If `suggest` asks for a parameter that is not given, or one is given that it does not ask for, or is outside its range.
+    """
+    trial = FixedTrial(dict(params))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # how a FixedTrial says that a value is out of range
+        try:
+            fixed = _suggest(space, trial)
+        except UserWarning as warning:
+            raise ValueError(f"search space {space.name!r}: {warning}") from None
+    if spare := sorted(set(params) - set(trial.params)):
+        raise ValueError(f"search space {space.name!r} does not ask for {', '.join(spare)} where {_words(trial.params)}")
+    return Proposal(dict(trial.params), {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed)
+
+
+def random_proposals(space: SearchSpace, count: int) -> list[Proposal]:
+    """Return random proposals, the same every time: to see whether a space can be sampled before anything runs."""
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    found = []
+    for _ in range(count):
+        trial = study.ask()
+        fixed = _suggest(space, trial)
+        found.append(Proposal(dict(trial.params), {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed))
+    return found
+
+
+def importances(space: SearchSpace, told: Sequence[Told], objective: int | None = None) -> dict[str, float]:
+    """Return parameter -> its share of what tells good trials from the others (PED-ANOVA), highest first; shares add up to 1.
+
+    Args:
+        objective: Position of one objective; None: all of them at once, by dominance.
+
+    Raises:
+        ValueError: If fewer than four trials are completed.
+    """
+    completed = [one for one in told if one.state == "completed"]
+    if len(completed) < 4:
+        raise ValueError(f"importances need at least 4 completed trials, and there are {len(completed)}")
+    study = study_of(space, completed)
+    several = len(space.objectives) > 1
+    if objective is None or not several:
+        return dict(optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()))
+    sign = -space.objectives[objective].sign  # with a target, the evaluator takes less for better
+    return dict(
+        optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=lambda trial: sign * trial.values[objective]
+        )
+    )
+
+
+def study_of(space: SearchSpace, told: Sequence[Told], sampler: BaseSampler | None = None) -> optuna.Study:
+    """Return a study in memory that holds these trials, in their order."""
+    study = optuna.create_study(directions=_directions(space), sampler=sampler or RandomSampler(seed=0))
+    study.add_trials([_frozen(one, several=len(space.objectives) > 1) for one in told])
+    return study
+
+
+class Mirror:
+    """A copy of the search in an Optuna storage, for dashboards. The search reads nothing from it.
+
+    Args:
+        storage: A database URL such as sqlite:///study.db, or the path of a journal file, as journal:PATH.
+
+    Raises:
+        ValueError: If the storage cannot be opened.
+    """
+
+    def __init__(self, space: SearchSpace, storage: str, study_name: str) -> None:
+        self.space, self.storage, self.study_name = space, storage, study_name
+        try:
+            self._study = optuna.create_study(storage=_storage(storage), study_name=study_name, directions=_directions(space), load_if_exists=True)
+        except Exception as error:  # whatever a database's driver raises
+            raise ValueError(f"--storage {storage} cannot be opened: {type(error).__name__}: {error}") from error
+        self._study.set_metric_names([objective.column for objective in space.objectives])
+        self._numbers = {trial.user_attrs["number"]: trial for trial in self._study.get_trials(deepcopy=False) if "number" in trial.user_attrs}
+        self._finished = {number for number, trial in self._numbers.items() if trial.state.is_finished()}
+
+    def show(self, number: int, told: Told) -> None:
+        """Write one trial: as running, or as it ended. One that stands there as ended stays as it is."""
+        if number in self._finished:
+            return
+        if number not in self._numbers:
+            attributes = {"number": number, "label": told.label}
+            running = create_trial(state=TrialState.RUNNING, params=dict(told.params), distributions=_distributions(told), user_attrs=attributes)
+            self._study.add_trial(running)
+            self._numbers[number] = next(t for t in reversed(self._study.get_trials(deepcopy=False)) if t.user_attrs.get("number") == number)
+        if told.state != "running":
+            self._finished.add(number)
+            values = list(told.values) if told.state == "completed" else None
+            self._study.tell(self._numbers[number].number, values, state=STATES[told.state])
+
+
+def fits(distributions: Mapping[str, str], params: Mapping[str, Any]) -> bool:
+    """Say whether each value lies in its distribution."""
+    return all(json_to_distribution(distributions[name])._contains(json_to_distribution(distributions[name]).to_internal_repr(value))
+               for name, value in params.items())  # fmt: skip
+
+
+def _suggest(space: SearchSpace, trial: Any) -> dict[str, Any]:
+    try:
+        fixed = space.suggest(trial)
+    except UserWarning:
+        raise
+    except Exception as error:
+        raise ValueError(f"search space {space.name!r}: suggest(trial) raised {type(error).__name__}: {error}") from error
+    if not isinstance(fixed, Mapping):
+        raise ValueError(f"search space {space.name!r}: suggest(trial) must return a dict of the settings that stay fixed, got {fixed!r:.80}")
+    return dict(fixed)
+
+
+def _sampler(space: SearchSpace, told: Sequence[Told], number: int, seed: int) -> BaseSampler:
+    own = random.Random(f"{seed}|{number}").getrandbits(32)
+    population = max(4, min(50, (space.budget.trials or 200) // _POPULATIONS))
+    if space.sampler == "random":
+        return RandomSampler(seed=own)
+    if space.sampler == "quasi_random":
+        return QMCSampler(seed=random.Random(f"{seed}|sequence").getrandbits(32), scramble=True, independent_sampler=RandomSampler(seed=own),
+                          warn_asynchronous_seeding=False, warn_independent_sampling=False)  # fmt: skip
+    if space.sampler == "nsga2":
+        return NSGAIISampler(seed=own, population_size=population)
+    if space.sampler == "cma_es":
+        completed = [one for one in told if one.state == "completed"]
+        is_new = not any(one.sampler_state for one in completed)  # no generation of this run's: begin around the best of what is there
+        source = [_frozen(one, several=False) for one in completed] if is_new and len(completed) >= 4 else None
+        return CmaEsSampler(seed=own, source_trials=source, independent_sampler=RandomSampler(seed=own), warn_independent_sampling=False)
+    return TPESampler(seed=own)
+
+
+def _frozen(one: Told, *, several: bool) -> FrozenTrial:
+    return create_trial(
+        state=STATES[one.state],
+        values=list(one.values) if one.state == "completed" else None,
+        params=dict(one.params),
+        distributions=_distributions(one),
+        constraints=dict(one.constraints) if one.state == "completed" else None,
+        intermediate_values=None if several else dict(one.rungs),  # Optuna knows them for one objective only
+        system_attrs=dict(one.sampler_state),
+        user_attrs={"label": one.label},
+    )
+
+
+def _distributions(one: Told) -> dict[str, BaseDistribution]:
+    return {name: json_to_distribution(text) for name, text in one.distributions.items()}
+
+
+def _directions(space: SearchSpace) -> list[Literal["maximize", "minimize"]]:
+    return ["maximize" if objective.direction == "max" else "minimize" for objective in space.objectives]
+
+
+def _storage(text: str) -> Any:
+    kind, _, path = text.partition(":")
+    if kind == "journal":
+        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+    return text
+
+
+def _words(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in params.items())

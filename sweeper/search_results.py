@@ -1,0 +1,124 @@
+"""What the command `run` does with a search space that is sampled: search, then score its Pareto set on the test images and print it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.arguments import Asked, errors, refusing
+from sweeper.execution import Means, run_plan, run_search_plan
+from sweeper.inspect_results import open_results
+from sweeper.tables import print_rows
+
+if TYPE_CHECKING:
+    from sweeper.search.plan import SearchPlan
+
+Trials = Annotated[int | None, typer.Option(metavar="N", help="Search: how many trials; default: the space's BUDGET, else 40.")]
+Minutes = Annotated[float | None, typer.Option(metavar="M", help="Search: no trial is begun later than M minutes after the start.")]
+GpuHours = Annotated[float | None, typer.Option(metavar="H", help="Search: no trial is begun when the search has taken so many GPU-hours.")]
+Sampler = Annotated[str | None, typer.Option(metavar="NAME", help="Search: tpe, nsga2, random, quasi-random or cma-es; default: the space's.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Search: none, asha, median or pbt (one objective), halving (any number); default: the space's.")
+]
+SearchSeed = Annotated[int | None, typer.Option(metavar="N", help="Search: the sampler's seed, default 0; another one is another search.")]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Search: mirror it into an Optuna storage, such as sqlite:///study.db, for its dashboard.")
+]
+WarmStart = Annotated[list[str] | None, typer.Option(metavar="SWEEP", help="Search: offer it this earlier sweep's trials; may be repeated.")]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The options that only a search has."""
+
+    trials: int | None = None
+    minutes: float | None = None
+    gpu_hours: float | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    search_seed: int | None = None
+    storage: str | None = None
+    warm_start: tuple[str, ...] = ()
+
+    def refuse_for_ablation(self, space: str) -> None:
+        """Refuse what an ablation cannot heed.
+
+        Raises:
+            ValueError: Naming the option.
+        """
+        for name, value in vars(self).items():
+            if value not in (None, ()):
+                raise ValueError(f"--{name.replace('_', '-')} is for searches, and {space!r} lists its variants: it has no suggest(trial)")
+
+
+def make_search(asked: Asked, evaluation: str | None, seeds: int | None, split: str, options: SearchOptions) -> "SearchPlan":
+    """Return the plan of a search.
+
+    Raises:
+        ValueError: For an option that a search does not have, or a space that cannot be searched.
+    """
+    from sweeper.search.plan import plan_search
+    from sweeper.search.space import read_space
+
+    if seeds is not None:
+        raise ValueError(f"a search runs each proposal with one seed (--set seed=0); `refine` runs the best with more; got --seeds {seeds}")
+    if split != "test":
+        raise ValueError("a search is always scored on validation images, and its Pareto set on the test images; --split is not needed")
+    space = read_space(
+        asked.name,
+        asked.module,
+        trials=options.trials,
+        seconds=None if options.minutes is None else 60 * options.minutes,
+        gpu_hours=options.gpu_hours,
+        sampler=options.sampler,
+        scheduler=options.scheduler,
+        evaluation=evaluation,
+        seed=options.search_seed,
+    )
+    return plan_search(
+        asked.name,
+        space,
+        asked.module,
+        Path(str(asked.module.__file__)).read_text(encoding="utf-8"),
+        fingerprint=asked.splits.fingerprint,
+        dataset=asked.dataset,
+        scale=asked.scale,
+        settings=asked.settings,
+        threads=asked.threads,
+        epsilons=asked.epsilons,
+    )
+
+
+def run_and_print(
+    asked: Asked,
+    plan: "SearchPlan",
+    results: Path,
+    data: Path | None,
+    means: Means,
+    options: SearchOptions,
+    *,
+    retry_failed: bool,
+    format: str = "table",
+) -> int:
+    """Search, score the Pareto set on the test images, print it; return the exit status."""
+    from sweeper.search.outcome import front_plan, outcome
+    from sweeper.search.stored import read_search
+
+    searched = run_search_plan(plan, asked.splits, results, data, means, options.warm_start, options.storage, retry_failed=retry_failed)
+    with refusing():
+        store = open_results(results)
+        search = read_search(store, plan.sweep, plan_hash=plan.search_id)
+        front = search.pareto()
+        test = front_plan(store, search, front) if front else None
+    failed = sum(trial.state in ("failed", "missing") for trial in search.trials)
+    if test is not None:
+        failed += len(run_plan(test, asked.splits, results, data, means, retry_failed=retry_failed).missing)
+    with refusing():
+        store = open_results(results)
+        found = outcome(store, read_search(store, plan.sweep, plan_hash=plan.search_id))
+        own = f"Sampler and rungs took {searched.search.seconds:.1f} of {searched.seconds:.0f} s of the search."
+        print_rows(found.shown(), "table", title=found.title, notes=[*found.notes, own])
+        further = f"next: importance {plan.sweep} (which settings matter), refine {plan.sweep} (more seeds), export TRIAL --to DIR"
+        errors.print(further, soft_wrap=True, markup=False)
+    return 1 if failed else 0
