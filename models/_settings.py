@@ -1,7 +1,9 @@
 """Checks that the models' `Config` classes share: each returns the setting as it is kept, or names what is wrong."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 VERSION = 1
 
@@ -40,3 +42,18 @@ def check_ints(name: str, value: object, minimum: int = 1) -> tuple[int, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise ValueError(f"{name} must be a list of at least one whole number, got {value!r}")
     return tuple(check_int(f"every entry of {name}", entry, minimum) for entry in value)
+
+
+def with_weights(config: Any, weights: Mapping[str, float], names: Sequence[str]) -> Any:
+    """Return a `Config` with some of its loss weights changed, checked as when it was made.
+
+    Args:
+        weights: Name -> new weight.
+        names: The loss weights that the model has.
+
+    Raises:
+        ValueError: If a name is none of names, or a weight is out of range.
+    """
+    for name in weights:
+        check_choice("a loss weight", name, names)
+    return dataclasses.replace(config, **weights)

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ._settings import check_float, check_int
+from ._settings import check_float, check_int, with_weights
 from ._vae import VAE, variational_loss
 
 VERSION = 1
 ROLE = "purifier"
 TRAINED = True
 GRADIENT = "exact"
+LOSS_WEIGHTS = ("kl_weight",)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class DefenseVAE(VAE):
     def __init__(self, config: Config, image_shape: tuple[int, int, int]) -> None:
         super().__init__(image_shape, config.width, config.latent_dim)
         self.config = config
+
+    def set_loss_weights(self, **weights: float) -> None:
+        """Change some of `LOSS_WEIGHTS` for the steps to come; purification does not read them."""
+        self.config = with_weights(self.config, weights, LOSS_WEIGHTS)
 
     def training_loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the `loss` and terms of `variational_loss`, latents sampled with noise from generator.

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._settings import check_choice, check_float, check_int
+from ._settings import check_choice, check_float, check_int, with_weights
 from ._vae import VAE, variational_loss
 
 VERSION = 1
 ROLE = "purifier"
 TRAINED = True
 GRADIENT = "exact"
+LOSS_WEIGHTS = ("kl_weight", "frequency_weight")
 
 FREQUENCY_LOSSES = ("lapbank", "lap3", "fft")
 BANK_SIGMAS = (0.5, 1.0, 2.0)  # pixels; the first band is the image minus its blur by 0.5
@@ -81,6 +82,10 @@ class HFLVAE(VAE):
         super().__init__(image_shape, config.width, config.latent_dim)
         self.config = config
         self.frequency_loss = FrequencyLoss(config.frequency_loss, image_shape[1], image_shape[2])
+
+    def set_loss_weights(self, **weights: float) -> None:
+        """Change some of `LOSS_WEIGHTS` for the steps to come; purification does not read them."""
+        self.config = with_weights(self.config, weights, LOSS_WEIGHTS)
 
     def training_loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return `variational_loss` plus lambda times the frequency loss as `loss`, and the terms, `frequency` where it counts.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._settings import check_float, check_int
+from ._settings import check_float, check_int, with_weights
 from ._unet import UNet
 
 VERSION = 1
@@ -18,6 +18,7 @@ ROLE = "purifier"
 TRAINED = True
 GRADIENT = "exact"
 AFTER_TRAINING = ("passes",)
+LOSS_WEIGHTS = ("alpha",)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class PlainUNet(UNet):
     def __init__(self, config: Config, image_shape: tuple[int, int, int]) -> None:
         super().__init__(image_shape, config.depth, config.base_width, config.passes)
         self.config = config
+
+    def set_loss_weights(self, **weights: float) -> None:
+        """Change some of `LOSS_WEIGHTS` for the steps to come; purification does not read them."""
+        self.config = with_weights(self.config, weights, LOSS_WEIGHTS)
 
     def training_loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return alpha L_rec, eq. (2), as `loss`, and `reconstruction` detached; images as in `vqunet`, nothing is drawn."""

@@ -21,7 +21,7 @@ from . import unet
 from ._codebook_free import ENTROPY_WEIGHT, FiniteScalarQuantizer, LookupFreeQuantizer, check_power_of_two, finite_levels
 from ._codebook_variants import CosineQuantizer, RotationQuantizer
 from ._quantizers import CODEBOOK_GRADS, COMMITMENT_GRADIENTS, Quantizer, VectorQuantizer, batch_perplexity
-from ._settings import check_bool, check_choice, check_float, check_int, check_ints
+from ._settings import check_bool, check_choice, check_float, check_int, check_ints, with_weights
 from ._unet import UNet, batch_statistics
 
 VERSION = 1
@@ -29,6 +29,7 @@ ROLE = "purifier"
 TRAINED = True
 GRADIENT = "straight_through"
 AFTER_TRAINING = ("passes",)
+LOSS_WEIGHTS = ("alpha", "beta")
 
 QUANTIZERS = ("paper", "ema", "cosine", "rotation", "fsq", "lfq", "none")
 CODEBOOK_INITS = ("data", "uniform")
@@ -181,6 +182,10 @@ class VQUNet(UNet):
         self.config = config
         for depth in config.quantized_depths:
             self.quantizers[str(depth)] = _quantizer(config, depth)
+
+    def set_loss_weights(self, **weights: float) -> None:
+        """Change some of `LOSS_WEIGHTS` for the steps to come; purification does not read them."""
+        self.config = with_weights(self.config, weights, LOSS_WEIGHTS)
 
     @torch.no_grad()
     def initialize(self, images: Tensor, generator: torch.Generator) -> None:

@@ -141,7 +141,9 @@ def test_every_purifier_declares_its_version_training_and_gradient(name: str) ->
     assert isinstance(module.VERSION, int)
     assert module.TRAINED in (True, False)
     assert module.GRADIENT in GRADIENTS
-    assert set(getattr(module, "AFTER_TRAINING", ())) <= {field.name for field in dataclasses.fields(module.Config)}
+    options = {field.name for field in dataclasses.fields(module.Config)}
+    assert set(getattr(module, "AFTER_TRAINING", ())) <= options
+    assert set(getattr(module, "LOSS_WEIGHTS", ())) <= options - set(getattr(module, "AFTER_TRAINING", ()))
 
 
 @every_purifier
@@ -245,6 +247,23 @@ def test_what_serves_training_only_does_not_purify(name: str, options: dict[str,
         for parameter in model.get_submodule(child).parameters():
             nn.init.normal_(parameter)
     assert torch.equal(purify(model, images(channels)), before)
+
+
+@pytest.mark.parametrize(("name", "weight"), [(name, weight) for name in NAMES for weight in getattr(load(name), "LOSS_WEIGHTS", ())])
+def test_a_loss_weight_that_is_changed_later_gives_the_loss_of_a_network_built_with_it(name: str, weight: str) -> None:
+    options, clean = SMALL.get(name, {}), images(1, 4)
+
+    def losses(model: Any) -> list[float]:
+        return [terms["loss"].item() for _, terms in turns(model.train(), 0.9 * clean, clean, torch.Generator().manual_seed(0))]
+
+    built, changed, untouched = make(name, {**options, weight: 0.25}, 1), make(name, options, 1), make(name, options, 1)
+    changed.set_loss_weights(**{weight: 0.25})
+    assert losses(changed) == losses(built) != losses(untouched)
+    assert torch.equal(purify(changed, clean), purify(untouched, clean))
+    with pytest.raises(ValueError, match=rf"a loss weight must be one of .*{weight}.*, got 'depth'"):
+        changed.set_loss_weights(depth=1)
+    with pytest.raises(ValueError, match=f"{weight} must be a number of at least 0"):
+        changed.set_loss_weights(**{weight: -1.0})
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if getattr(load(name), "NEEDS_TARGET", False)])
