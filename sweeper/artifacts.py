@@ -11,6 +11,8 @@ import os
 import pickle
 import time
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -161,14 +163,19 @@ class Checkpoint:
     path: Path
 
     def load(self) -> dict[str, Any] | None:
-        """Return the last saved state, or None; a file that cannot be read counts as none, since training can start over."""
+        """Return the last saved state, or None; a file that is damaged counts as none, since training can start over."""
         if not self.path.exists():
             return None
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
-            self.path.replace(self.path.with_suffix(f".damaged-{int(time.time())}"))
-            return None
+            with zipfile.ZipFile(self.path) as file:  # torch checks no checksum when it reads
+                damaged = file.testzip() is not None
+            state = None if damaged else torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error):
+            state = None
+        if state is None:
+            with suppress(FileNotFoundError):  # another process was quicker
+                self.path.replace(self.path.with_suffix(f".damaged-{int(time.time())}"))
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         with storing(self.path):

@@ -149,6 +149,16 @@ def test_a_checkpoint_that_cannot_be_read_is_put_aside_and_counts_as_none(conten
     assert not checkpoint.path.exists()
 
 
+def test_a_checkpoint_with_one_turned_bit_counts_as_none(tmp_path: Path) -> None:
+    checkpoint = Artifacts(tmp_path).checkpoint(KEY)
+    checkpoint.save({"module": {"weight": torch.full((5, 7), 1 / 3)}})
+    content = bytearray(checkpoint.path.read_bytes())
+    content[content.index(torch.full((5, 7), 1 / 3).numpy().tobytes()) + 41] ^= 4
+    checkpoint.path.write_bytes(content)
+    assert checkpoint.load() is None
+    assert not checkpoint.path.exists()
+
+
 def test_stored_bytes_are_counted_per_kind(tmp_path: Path) -> None:
     store = Artifacts(tmp_path)
     store.store("purifiers", KEY, bundle())
