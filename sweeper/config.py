@@ -10,10 +10,21 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from itertools import accumulate
 from types import ModuleType
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from attacks import _ascending, _backward, _inner, _white_box, fgsm
 from models import _folding, _soft_assignment
@@ -23,6 +34,7 @@ from sweeper.options import ADAPTIVE, attack_module, check_epsilons, explain, me
 THREATS = ("clean", "graybox", "transfer", *ADAPTIVE)
 EVALUATION_SETTINGS = ("victim", "mix", "attack_preset", "num_eot_samples")  # flat settings that say how a trial is scored, not what it is
 PARTS = ("training", "retraining", "target", "numerics", "model_options")  # of a trial, whose settings are paths: `retraining/num_epochs`
+FROM_PHASES = ("num_epochs", "learning_rate", "schedule")  # of a training, what its phases say where it has any
 TRAINING_VERSION = 1  # of training.py and networks.py: raise it when the same recipe gives other weights
 KEY_LENGTH = 32  # hexadecimal digits, 128 bits
 
@@ -47,8 +59,23 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+class Phase(_Frozen):
+    """A stretch of a training: its epochs, its constant learning rate, and its loss weights, by the names of the model's options.
+
+    In a `TrialConfig`, a loss weight of the model that a phase does not name is what the options say, not what the phase before said.
+    """
+
+    num_epochs: int = Field(ge=1, le=100_000)
+    learning_rate: float = Field(gt=0, le=10)
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+
+
 class Training(_Frozen):
-    """One network's training. Epochs and images per batch are counts; learning_rate is the schedule's peak."""
+    """One network's training. Epochs and images per batch are counts; learning_rate is the schedule's peak.
+
+    With phases, num_epochs is the sum of theirs, learning_rate the largest of theirs and the schedule constant; each may be left out, and must be
+    that where it is given. Without, a dump has no `phases`: such trainings keep the keys that they had before there were any.
+    """
 
     num_epochs: int = Field(ge=1, le=100_000)
     batch_size: int = Field(ge=2, le=65_536)
@@ -57,6 +84,70 @@ class Training(_Frozen):
     schedule: Literal["one_cycle", "cosine", "linear", "constant"] = "one_cycle"
     weight_decay: float = Field(default=0.0, ge=0)
     augment: bool = False
+    phases: tuple[Phase, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_phases(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("phases"):
+            return values
+        phases = _phases(values["phases"])
+        epochs = [phase.num_epochs for phase in phases]
+        follows = {
+            "num_epochs": (sum(epochs), f"the sum of its phases' ({' + '.join(map(str, epochs))})"),
+            "learning_rate": (max(phase.learning_rate for phase in phases), "the largest of its phases'"),
+            "schedule": ("constant", "since each phase has one learning rate"),
+        }
+        for name, (value, why) in follows.items():
+            if values.get(name, value) != value:
+                raise ValueError(f"{name} of a training with phases must be {value}, {why}, or left out, got {values[name]!r}")
+        return values | {name: value for name, (value, _) in follows.items()} | {"phases": phases}
+
+    @model_serializer(mode="wrap")
+    def _without_empty_phases(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = handler(self)
+        return values if self.phases else {name: value for name, value in values.items() if name != "phases"}
+
+    @property
+    def phase_ends(self) -> tuple[int, ...]:
+        """Return the last epoch of each phase, counted from 1 over the whole training."""
+        return tuple(accumulate(phase.num_epochs for phase in self.phases))
+
+    def stretch(self, epoch: int) -> tuple[int, int, Phase | None]:
+        """Return the first epoch and the number of epochs of the phase that an epoch (from 1) is in; without phases, of the whole training."""
+        for phase, end in zip(self.phases, self.phase_ends, strict=True):
+            if epoch <= end:
+                return end - phase.num_epochs + 1, phase.num_epochs, phase
+        return 1, self.num_epochs, None
+
+    def until(self, count: int) -> "Training":
+        """Return the training that consists of the first `count` (at least 1) of the phases."""
+        rest = {name: value for name, value in self if name not in FROM_PHASES}
+        return Training.model_validate(rest | {"phases": self.phases[:count]})
+
+
+def _phases(values: object) -> tuple[Phase, ...]:
+    if not isinstance(values, list | tuple):
+        raise ValueError(f'phases must be a list such as [{{"num_epochs": 2, "learning_rate": 0.004}}], got {values!r}')
+    phases = []
+    for number, each in enumerate(values, 1):
+        try:
+            phases.append(Phase.model_validate(each))
+        except ValidationError as error:
+            raise ValueError(explain(error, Phase.model_fields, f"setting of phase {number}")) from None
+    return tuple(phases)
+
+
+def _refuse_phases(recipe: Any) -> Any:
+    phases = recipe.get("phases") if isinstance(recipe, dict) else getattr(recipe, "phases", None)
+    if phases:
+        raise ValueError(
+            f"only a purifier's training has phases, and a classifier's, as `retraining` and `target/training` are, has none; got {phases!r}"
+        )
+    return recipe
+
+
+ClassifierTraining = Annotated[Training, BeforeValidator(_refuse_phases)]
 
 
 class Network(_Frozen):
@@ -95,6 +186,11 @@ class Network(_Frozen):
         """Say whether its training looks at the undefended target."""
         return bool(getattr(find("models", self.model), "NEEDS_TARGET", False))
 
+    @property
+    def loss_weights(self) -> tuple[str, ...]:
+        """Return the options that a phase of its training may change."""
+        return tuple(getattr(find("models", self.model), "LOSS_WEIGHTS", ()))
+
     def content(self) -> dict[str, object]:
         """Return what a key needs to know of this network."""
         return {"model": self.model, "model_options": self.model_options, "version": self.version}
@@ -109,7 +205,7 @@ class Classifier(Network):
     """A classifier and how it is trained on clean images."""
 
     role: ClassVar[str] = "classifier"
-    training: Training
+    training: ClassifierTraining
 
     def content(self) -> dict[str, object]:
         return {**super().content(), "training": self.training.model_dump()}
@@ -140,7 +236,7 @@ class TrialConfig(_Frozen):
     target: Classifier
     target_seed: int = Field(default=0, ge=0)
     retrain: Literal["none", "finetune", "scratch", "mix"] = "finetune"
-    retraining: Training
+    retraining: ClassifierTraining
     adversary: Literal["none", "pgd", "fgsm_rs"] = "none"
     adversary_epsilon: float = Field(default=0.1, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
@@ -151,9 +247,26 @@ class TrialConfig(_Frozen):
         network = Network(model=self.model, model_options=self.model_options)
         object.__setattr__(self, "model", network.model)
         object.__setattr__(self, "model_options", network.model_options)
+        if self.training.phases:
+            object.__setattr__(self, "training", self.training.model_copy(update={"phases": self._complete_phases()}))
         if self.adversary != "none" and self.retrain == "none":
             raise ValueError(f"adversary {self.adversary!r} trains the retrained classifier, so retrain must not be 'none'")
         return self
+
+    def _complete_phases(self) -> tuple[Phase, ...]:
+        """Return the phases with every loss weight of the model: what the phase says, else what the options do."""
+        weights, phases = self.network.loss_weights, []
+        for number, phase in enumerate(self.training.phases, 1):
+            for name in phase.loss_weights:
+                if name not in weights:
+                    there = ", ".join(weights) or "none that can change during a training"
+                    raise ValueError(f"phase {number} sets the loss weight {name!r}; model {self.model!r} has {there}")
+            options = resolve_options("models", self.model, self.model_options | phase.loss_weights)
+            for name, value in phase.loss_weights.items():
+                if options[name] != value:
+                    raise ValueError(f"phase {number} sets the loss weight {name!r} to {value:g}, and model {self.model!r} has no such term here")
+            phases.append(phase.model_copy(update={"loss_weights": {name: options[name] for name in weights}}))
+        return tuple(phases)
 
     @property
     def network(self) -> Network:
@@ -195,6 +308,13 @@ class TrialConfig(_Frozen):
         """Return the key of the purifier's weights: the same for two that differ only in what a finished network reads (`passes`)."""
         content, trained = self.network.content(), self.network.trained_content()
         return self.purifier_key if content == trained else key_of("purifier", **self._purifier_training(), **trained)
+
+    @property
+    def phase_keys(self) -> dict[int, str]:
+        """Return last epoch -> key for each phase of the purifier's training: the `weights_key` of the training that ends with that phase."""
+        training = self.training
+        trainings = {end: training.until(count) for count, end in enumerate(training.phase_ends, 1)}
+        return {end: self.model_copy(update={"training": each}).weights_key for end, each in trainings.items()}
 
     def _purifier_training(self) -> dict[str, object]:
         recipe: dict[str, object] = {"training": self.training.model_dump(), "train_input": self.train_input, "seed": self.seed}
@@ -365,6 +485,9 @@ def resolve(defaults: Mapping[str, Any], settings: Mapping[str, Any], *, ignore:
             values[name] = canonical(value) if name == "dataset" and isinstance(value, str) else value
         elif name not in ignore:
             raise unknown_setting(name, known_settings(model))
+    if "training" in values and values["training"].get("phases"):  # what they say is the user's, and a default beside it is not
+        given = {name.removeprefix("training/") for name in settings}
+        values["training"] = {name: value for name, value in values["training"].items() if name not in FROM_PHASES or name in given}
     try:
         return TrialConfig.model_validate(values)
     except ValidationError as error:

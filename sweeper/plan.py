@@ -321,4 +321,8 @@ def _hashable(value: object) -> int | str:
 
 
 def _word(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(_word(each) if isinstance(each, Mapping) else f"{name}={_word(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):  # phases
+        return " then ".join(_word(each) for each in value)
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,7 @@
 """One training loop for purifiers and classifiers: keyed order, a checkpoint after each epoch, no synchronisation within one.
 
-Everything random in epoch e is drawn from (seed, e), so a training that continues from an epoch's checkpoint ends in the same weights.
+Everything random in epoch e is drawn from (seed, e), so a training that continues from an epoch's checkpoint ends in the same weights. Nothing in a
+phase depends on those after it, so a training that continues from the end of another one's phase does, too.
 
 Networks that are trained against each other (a generator and a discriminator) are players of one module: it names their parameters in `players()`
 and its loss yields one turn after another. A turn's gradient reaches its own player's parameters and no others, and each has its own optimizer.
@@ -9,7 +10,7 @@ and its loss yields one turn after another. A turn's gradient reaches its own pl
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from attacks import _inner
 from sweeper.artifacts import Checkpoint
-from sweeper.config import Numerics, Training
+from sweeper.config import Numerics, Phase, Training
 
 Turn = tuple[str, dict[str, Tensor]]  # who moves, and named terms: `loss` is minimised, all are logged
 Loss = Callable[[Tensor, Tensor, torch.Generator], Iterator[Turn]]  # images, labels, generator -> the turns of one step
@@ -57,6 +58,7 @@ def fit(
     seed: int,
     numerics: Numerics,
     checkpoint: Checkpoint | None = None,
+    phase_states: Mapping[int, Checkpoint] | None = None,
     on_epoch: OnEpoch | None = None,
     name: str = "training",
 ) -> Fit:
@@ -66,9 +68,10 @@ def fit(
         loss: (images, labels, generator) of one batch to turns, one for a module without `players()`. It goes on after the step of each turn.
         seed: Decides the order, the noise and the augmentation of every epoch.
         checkpoint: Where the state is kept after each epoch, and found again.
+        phase_states: Last epoch of a phase -> where the state is kept then, and found by every training that begins so.
 
     Raises:
-        Diverged: If an epoch's loss, or in the end a weight, is NaN or infinite.
+        Diverged: If an epoch's loss, or in the end (of a phase that is kept, too) a weight, is NaN or infinite.
     """
     device = images.device
     module.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -77,18 +80,25 @@ def fit(
     players = _players(module)
     options = getattr(module, "optimizer_options", dict)()
     optimizers = {name: _optimizer(parameters, recipe, options, fused=device.type in ("cpu", "cuda")) for name, parameters in players.items()}
-    schedules = {name: _schedule(optimizer, recipe, steps * recipe.num_epochs, options) for name, optimizer in optimizers.items()}
+    scheduled = {} if recipe.phases else optimizers  # a phase sets the learning rate itself
+    schedules = {name: _schedule(optimizer, recipe, steps * recipe.num_epochs, options) for name, optimizer in scheduled.items()}
     rows: list[dict[str, float]] = []
-    if checkpoint is not None and (state := checkpoint.load()) is not None and "optimizers" in state:  # else of an earlier version: start over
+    kept = phase_states or {}
+    if (state := _furthest(checkpoint, kept)) is not None:
         module.load_state_dict(state["module"])
-        for player in players:
-            optimizers[player].load_state_dict(state["optimizers"][player])
-            schedules[player].load_state_dict(state["schedules"][player])
+        for player, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+        for player, schedule in schedules.items():
+            schedule.load_state_dict(state["schedules"][player])
         rows = state["epochs"]
     after_step = getattr(module, "after_step", None)
     for epoch in range(len(rows) + 1, recipe.num_epochs + 1):
         started = time.monotonic()
         module.train()
+        first, num_epochs, phase = recipe.stretch(epoch)
+        if phase is not None:
+            _enter(phase, module, optimizers.values())
+        learning_rate = recipe.learning_rate if phase is None else phase.learning_rate
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(numbers_from(seed, "order", epoch))).to(device)
         generator = torch.Generator(device).manual_seed(numbers_from(seed, "noise", epoch))
         means = _Means(device)
@@ -114,16 +124,22 @@ def fit(
                 moved[player] = None
                 means.add(terms)
             for player in moved:
-                schedules[player].step()
-            if after_step is not None:
-                after_step((epoch - 1) * steps + step, steps * recipe.num_epochs, generator)
+                if player in schedules:
+                    schedules[player].step()
+            if after_step is not None:  # within a phase, so that what it does there depends on no later phase
+                after_step((epoch - first) * steps + step, steps * num_epochs, generator)
         row = means.row(steps)
         if not math.isfinite(row["loss"]):
-            raise Diverged(f"{name} failed in epoch {epoch}: loss is {row['loss']} (learning_rate {recipe.learning_rate:g})")
-        row |= {"epoch": epoch, "learning_rate": float(next(iter(schedules.values())).get_last_lr()[0]), "seconds": time.monotonic() - started}
+            raise Diverged(f"{name} failed in epoch {epoch}: loss is {row['loss']} (learning_rate {learning_rate:g})")
+        rate = float(next(iter(optimizers.values())).param_groups[0]["lr"])
+        row |= {"epoch": epoch, "learning_rate": rate, "seconds": time.monotonic() - started}
         rows.append(row)
-        if checkpoint is not None and epoch < recipe.num_epochs:
-            checkpoint.save(
+        is_last = epoch == recipe.num_epochs
+        if is_last or epoch in kept:  # no later loss will show what the last step did, to this training or to one that goes on from here
+            _check_weights(module, f"{name} failed in epoch {epoch}", learning_rate)
+        place = kept.get(epoch, None if is_last else checkpoint)
+        if place is not None:
+            place.save(
                 {
                     "module": module.state_dict(),
                     "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
@@ -133,10 +149,35 @@ def fit(
             )
         if on_epoch is not None:
             on_epoch(row)
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):  # the last step has no later loss to show it
-        raise Diverged(f"{name} failed in epoch {recipe.num_epochs}: weights are not finite (learning_rate {recipe.learning_rate:g})")
     module.eval().requires_grad_(False)
     return Fit(rows, sum(row["seconds"] for row in rows))
+
+
+def _furthest(checkpoint: Checkpoint | None, kept: Mapping[int, Checkpoint]) -> dict[str, Any] | None:
+    """Return the state of the latest epoch: a training's own after its last one, or one that was kept at the end of a phase."""
+    own = None if checkpoint is None else checkpoint.load()
+    if own is not None and "optimizers" not in own:  # of an earlier version: start over
+        own = None
+    for epoch in sorted(kept, reverse=True):
+        if own is not None and len(own["epochs"]) >= epoch:
+            break
+        if (state := kept[epoch].load()) is not None:
+            return state
+    return own
+
+
+def _enter(phase: Phase, module: Any, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Set a phase's learning rate and loss weights: in each of its epochs, since no state of a network holds its weights."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = phase.learning_rate
+    if phase.loss_weights:
+        module.set_loss_weights(**phase.loss_weights)
+
+
+def _check_weights(module: nn.Module, failed: str, learning_rate: float) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):
+        raise Diverged(f"{failed}: weights are not finite (learning_rate {learning_rate:g})")
 
 
 class _Means:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sweeper.cells import networks_of, outcomes_of, source_of
-from sweeper.config import Cell, EvaluationConfig, TrialConfig, canonical_json
+from sweeper.config import Cell, EvaluationConfig, Training, TrialConfig, canonical_json
 from sweeper.distances import distance_row
 from sweeper.keys import attack_label, attack_settings, distances_part, evaluation_id, health_part, part_key, scores_part
 from sweeper.lookup import find
@@ -183,7 +183,7 @@ def _trial_row(
         "train_seconds": train_seconds, "score_seconds": score_seconds, "started": started, "ended": ended, **where,
     }  # fmt: skip
     if config.network.is_trained:
-        row |= {name: getattr(config.training, name) for name in ("num_epochs", "batch_size", "learning_rate")}
+        row |= {name: getattr(config.training, name) for name in ("num_epochs", "batch_size", "learning_rate")} | _phase_columns(config.training)
     if config.train_input in ("gauss", "mix"):
         row["train_noise"] = config.train_noise
     if config.train_input in ("adv", "mix"):
@@ -193,6 +193,17 @@ def _trial_row(
     if config.adversary != "none":
         row["adversary_epsilon"] = config.adversary_epsilon
     return row
+
+
+def _phase_columns(training: Training) -> dict[str, float | None]:
+    """Return the learning rate and the loss weights that a training's phases share, None for what differs: `config` has it phase by phase."""
+    settings = [{"learning_rate": phase.learning_rate, **phase.loss_weights} for phase in training.phases]
+    names = settings[0] if settings else {}
+    return {
+        name: settings[0][name] if len({each[name] for each in settings}) == 1 else None
+        for name in names
+        if name == "learning_rate" or name in _OPTION_COLUMNS
+    }
 
 
 def _without(row: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from small_sweep import digits_config
 
-from sweeper.config import Cell, TrialConfig, canonical_json, key_of, resolve
+from sweeper.config import Cell, Phase, Training, TrialConfig, canonical_json, key_of, resolve
 from sweeper.keys import attack_label, evaluation_id, expected_parts, outcome_key, sample_set_id, set_key
 from sweeper.options import attack_options, check_epsilons
 from sweeper.scales import evaluation, trial_defaults
 
+PHASES = [{"num_epochs": 2, "learning_rate": 4e-3, "loss_weights": {"beta": 0.5}}, {"num_epochs": 3, "learning_rate": 1e-3}]
 KEYS = ("target_key", "purifier_key", "retrained_key", "defense_key", "trial_id", "variant_id")
 
 SIZES = {"codebook_size": [8, 4, 2]}
@@ -47,11 +48,65 @@ def keys(**settings: Any) -> dict[str, str]:
         ({"retraining": 3}, r"its settings are paths, such as 'retraining/num_epochs'"),
         ({"target__model_options__widht": 1}, r"unknown wide_resnet option 'widht' \(did you mean 'width'\?\)"),
         ({"fingerprint": "x"}, r"unknown trial setting 'fingerprint'"),
+        (
+            {"phases": PHASES, "num_epochs": 4},
+            r"num_epochs of a training with phases must be 5, the sum of its phases' \(2 \+ 3\), or left out, got 4",
+        ),
+        ({"phases": PHASES, "learning_rate": 0.1}, r"learning_rate .* must be 0.004, the largest of its phases', or left out, got 0.1"),
+        ({"phases": PHASES, "training__schedule": "cosine"}, r"schedule .* must be constant, since each phase has one .*, or left out, got 'cosine'"),
+        ({"phases": "2"}, r"phases must be a list such as \[\{\"num_epochs\": 2, \"learning_rate\": 0.004\}\], got '2'"),
+        ({"phases": [PHASES[0], {"num_epochs": 0, "learning_rate": 1}]}, r"setting of phase 2 'num_epochs': .* greater than or equal to 1, got 0"),
+        ({"phases": [{"num_epochs": 1, "learning_rat": 1}]}, r"unknown setting of phase 1 'learning_rat' \(did you mean 'learning_rate'\?\)"),
+        ({"phases": [{**PHASES[0], "loss_weights": {"beta": -1}}]}, r"setting of phase 1 'loss_weights/beta': .* greater than or equal to 0, got -1"),
+        ({"phases": PHASES, "model": "unet"}, r"phase 1 sets the loss weight 'beta'; model 'unet' has alpha$"),
+        ({"phases": PHASES, "model": "identity"}, r"loss weight 'beta'; model 'identity' has none that can change during a training"),
+        ({"phases": PHASES, "quantizer": "fsq"}, r"phase 1 sets the loss weight 'beta' to 0.5, and model 'vqunet' has no such term here"),
+        ({"retraining__phases": PHASES}, r"only a purifier's training has phases, .*`retraining` and `target/training` .* got \[\{'num_epochs': 2"),
+        ({"target__training__phases": PHASES}, r"only a purifier's training has phases"),
     ],
 )
 def test_an_unusable_setting_is_named_with_what_would_be_accepted(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         digits_config(**settings)
+
+
+def test_a_training_without_phases_is_dumped_as_before_there_were_any() -> None:
+    fields = {"num_epochs", "batch_size", "learning_rate", "optimizer", "schedule", "weight_decay", "augment"}
+    config = digits_config()
+    trainings = [config.training, config.retraining, config.target.training]
+    assert [set(each.model_dump()) for each in trainings] == [set(json.loads(canonical_json(each))) for each in trainings] == [fields] * 3
+    assert "phases" not in canonical_json(config) + config.model_dump_json() + str(config.model_dump(exclude={"seed"}))
+    assert "phases" not in digits_config(phases=PHASES).model_dump()["retraining"]
+    assert keys(phases=[]) == keys()
+
+
+def test_phases_say_epochs_learning_rate_and_schedule_in_place_of_the_defaults() -> None:
+    for scale in ("small", "medium"):
+        training = resolve(trial_defaults("digits", scale), {"phases": PHASES}).training
+        assert (training.num_epochs, training.learning_rate, training.schedule) == (5, 4e-3, "constant")
+    agreeing = {"num_epochs": 5, "learning_rate": 4e-3, "training__schedule": "constant"}
+    assert keys(training__phases=PHASES, **agreeing) == keys(phases=PHASES) != keys(**agreeing)
+    assert [training.stretch(epoch) for epoch in (1, 2, 3, 5)] == [(1, 2, training.phases[0])] * 2 + [(3, 3, training.phases[1])] * 2
+    assert Training(num_epochs=7, batch_size=2, learning_rate=1).stretch(4) == (1, 7, None)
+
+
+def test_a_phase_has_every_loss_weight_of_its_model_by_name_or_from_the_options() -> None:
+    config = digits_config(phases=PHASES, beta=3)
+    assert [phase.loss_weights for phase in config.training.phases] == [{"alpha": 1.0, "beta": 0.5}, {"alpha": 1.0, "beta": 3.0}]
+    named = [PHASES[0], PHASES[1] | {"loss_weights": {"beta": 3, "alpha": 1}}]
+    assert keys(phases=named, beta=3) == keys(phases=PHASES, beta=3) != keys(phases=PHASES)
+    assert digits_config(phases=PHASES[1:], model="ape_gan").training.phases == (Phase(num_epochs=3, learning_rate=1e-3),)
+
+
+def test_the_key_at_a_phases_end_is_that_of_the_training_that_ends_there() -> None:
+    three = [*PHASES, {"num_epochs": 1, "learning_rate": 2e-2}]
+    for more in ({}, {"passes": 2}, {"seed": 3, "train_input": "adv"}):
+        config = digits_config(phases=three, **more)
+        ends = {sum(phase["num_epochs"] for phase in three[:count]): digits_config(phases=three[:count], **more) for count in (1, 2, 3)}
+        assert config.phase_keys == {epoch: each.weights_key for epoch, each in ends.items()}
+        assert list(config.phase_keys) == [2, 5, 6]
+        assert len(set(config.phase_keys.values())) == 3
+    assert digits_config().phase_keys == {}
 
 
 def test_a_setting_of_another_model_is_left_out_only_when_asked() -> None:
@@ -185,10 +240,12 @@ def test_a_stored_configuration_reads_back_as_the_same_trial() -> None:
         {"model": "mean_blur"},
         SIZES,
         FSQ_SIZES,
+        {"phases": PHASES},
     ):
         config = digits_config(**settings)
         again = TrialConfig.model_validate(json.loads(canonical_json(config)))
         assert (again, again.trial_id, again.variant_id) == (config, config.trial_id, config.variant_id)
+        assert TrialConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_canonical_json_sorts_names_and_refuses_nan() -> None:

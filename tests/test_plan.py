@@ -77,6 +77,13 @@ def test_every_variant_makes_a_valid_config(name: str) -> None:
         assert len(made.trials) == len(space.variants()) * getattr(space, "SEEDS", 1)
 
 
+def test_a_label_says_phases_in_words() -> None:
+    phases = [{"num_epochs": 2, "learning_rate": 0.004, "loss_weights": {"beta": 0.5}}, {"num_epochs": 1, "learning_rate": 1e-3}]
+    made = planned([{}, {"phases": phases, "depth": 2}])
+    assert made.trials[1].label == "phases=num_epochs=2 learning_rate=0.004 beta=0.5 then num_epochs=1 learning_rate=0.001, depth=2"
+    assert planned([{}, {"vq_levels": [1, 3]}]).trials[1].label == "vq_levels=[1, 3]"
+
+
 def test_seeds_of_one_variant_share_its_variant_id_and_label() -> None:
     made = ablations(seeds=3)
     assert len(made.trials) == 42
