@@ -2,7 +2,8 @@
 
 An artifact is a bundle of tensors with a JSON description, one safetensors file `artifacts/<kind>/<kk>/<key>.safetensors` under the results
 root. It is written aside and then linked into place, so no reader sees half a file and a lost race returns what is stored. Checkpoints of a
-training under way are files of their own, replaced after every epoch and removed once the artifact exists.
+training under way are files of their own, replaced after every epoch and removed once the artifact exists. What a training was in at the end of a
+phase stays, `artifacts/phases/<kk>/<key>.pt`: a training that begins with the same phases goes on from there. Without it, it starts over.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SUFFIX = ".safetensors"
+STATE_SUFFIX = ".pt"
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,16 @@ class Artifacts:
                 aside.unlink(missing_ok=True)
 
     def checkpoint(self, key: str) -> "Checkpoint":
-        return Checkpoint(self.root / "checkpoints" / f"{key}.pt")
+        return Checkpoint(self.root / "checkpoints" / (key + STATE_SUFFIX))
+
+    def phase_state(self, key: str) -> "Checkpoint":
+        """Return where the state is kept that a training of that key ended in; it outlives the training."""
+        return Checkpoint(self.root / "phases" / key[:2] / (key + STATE_SUFFIX))
 
     def stored_bytes(self) -> dict[str, int]:
         """Return the bytes stored per kind."""
         sizes: dict[str, int] = {}
-        for path in self.root.glob(f"*/*/*{SUFFIX}"):
+        for path in (*self.root.glob(f"*/*/*{SUFFIX}"), *self.root.glob(f"phases/*/*{STATE_SUFFIX}")):
             kind = path.parts[-3]
             sizes[kind] = sizes.get(kind, 0) + path.stat().st_size
         return sizes
@@ -158,7 +164,7 @@ def _link(aside: Path, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of one training, replaced as a whole after each epoch."""
+    """The state of one training, replaced as a whole: by a later epoch's, or by an equal one of another process."""
 
     path: Path
 

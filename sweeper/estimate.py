@@ -127,12 +127,14 @@ def check_space(plan: Plan, root: Path) -> None:
 
 
 def needed_bytes(plan: Plan, stages: Sequence[Stage], trials: Sequence[PlannedTrial]) -> int:
-    """Return an upper bound of the bytes that a run writes: fp16 perturbations, weights, tables."""
+    """Return an upper bound of the bytes that a run writes: fp16 perturbations, weights, states at the ends of phases, tables."""
     channels = 1 if plan.dataset in ("digits", "fashion_mnist") else 3
     images = _images(plan)
     sets = sum(len(stage.cell.epsilons) * min(stage.cell.images or images, images) * channels * 32 * 32 * 2 for stage in stages if stage.cell)
     weights = {"small": 4, "medium": 300, "paper": 300}[plan.scale] * 2**20
-    return sets + weights * (len(trials) + sum(stage.recipe is not None for stage in stages))
+    ends = {key for trial in trials if trial.config.network.is_trained for key in trial.config.phase_keys.values()}
+    states = {"small": 8, "medium": 400, "paper": 400}[plan.scale] * 2**20 * len(ends)  # weights and Adam's two moments
+    return sets + states + weights * (len(trials) + sum(stage.recipe is not None for stage in stages))
 
 
 def _images(plan: Plan) -> int:

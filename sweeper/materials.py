@@ -151,15 +151,18 @@ class Materials:
         seed: int,
         stage: str,
         what: str,
+        phase_keys: Mapping[int, str] | None = None,
     ) -> Trained:
-        """Return a network with the weights stored under key, trained now where there are none.
+        """Return a network with the weights stored under key, trained now where there are none: on from the last phase whose end is stored.
 
         Args:
             kind: The artifact's: `classifiers`, `purifiers`, `retrained`.
             prepare: Clean training images and labels -> those to train on, and the loss; called only if it is trained now.
             stage: What the progress calls it.
             what: What an error calls the network.
+            phase_keys: Last epoch of each phase -> the key of the training that ends with it.
         """
+        phase_states = {epoch: self.artifacts.phase_state(each) for epoch, each in (phase_keys or {}).items()}
 
         def make() -> Bundle:
             train = self.splits(config).train
@@ -174,6 +177,7 @@ class Materials:
                 seed=seed,
                 numerics=config.numerics,
                 checkpoint=self.artifacts.checkpoint(key),
+                phase_states=phase_states,
                 on_epoch=lambda row: self.progress(stage, int(row["epoch"]), recipe.num_epochs, row),
                 name=f"training of {what}",
             )

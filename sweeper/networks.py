@@ -30,7 +30,10 @@ def purifier_of(config: TrialConfig, materials: Materials) -> Trained:
         materials.initialize(module, images, seed)
         return images, labels, purification_loss(module, _disturbance(config, target))
 
-    return materials.trained(config, "purifiers", config.weights_key, module, config.training, prepare, seed=seed, stage="train", what=config.model)
+    key, recipe = config.weights_key, config.training
+    return materials.trained(
+        config, "purifiers", key, module, recipe, prepare, seed=seed, stage="train", what=config.model, phase_keys=config.phase_keys
+    )
 
 
 def retrained_of(config: TrialConfig, materials: Materials, target: Trained, purifier: Trained) -> Trained:
