@@ -39,6 +39,7 @@ from sweeper.arguments import (
     refusing,
 )  # fmt: skip
 from sweeper.execution import Means, run_plan
+from sweeper.export_results import export
 from sweeper.inspect_results import rank, status
 from sweeper.manage_data import data_app
 from sweeper.report.command import report
@@ -208,6 +209,7 @@ def trial(config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="A 
 for _command in (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, *select_results.COMMANDS, report):
     app.command()(_command)
 app.command()(reproduce)
+app.command()(export)
 app.add_typer(data_app, name="data")
 
 

@@ -49,11 +49,16 @@ class Reproduction:
 
 
 class StoredNetworks(Artifacts):
-    """Artifacts in a folder of their own that find copies of a results root's networks there, and none of its sets and outcomes."""
+    """Artifacts in a folder of their own that find copies of a results root's networks there, and none of its sets and outcomes.
 
-    def __init__(self, folder: Path, stored: Artifacts) -> None:
+    Args:
+        remedy: What to do about a network that is not there, as the error ends.
+    """
+
+    def __init__(self, folder: Path, stored: Artifacts, remedy: str) -> None:
         super().__init__(folder)
         self.stored = stored
+        self.remedy = remedy
 
     def get_or_create(self, kind: str, key: str, make: Callable[[], Bundle]) -> Bundle:
         """Return a stored network, verified against its own hash, or make what is no network.
@@ -65,12 +70,12 @@ class StoredNetworks(Artifacts):
             return super().get_or_create(kind, key, make)
         place, here = self.stored.path(kind, key), self.path(kind, key)
         if not place.exists():
-            raise ValueError(f"a network of this trial is not stored: {place}; --from-scratch trains all of them anew")
+            raise ValueError(f"a network of this trial is not stored: {place}; {self.remedy}")
         here.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place, here)  # a copy: a damaged file would be moved away
         bundle = self.load(kind, key)
         if bundle is None:
-            raise ValueError(f"the stored network {place} is damaged; --from-scratch trains all of them anew")
+            raise ValueError(f"the stored network {place} is damaged; {self.remedy}")
         return bundle
 
 
@@ -106,7 +111,8 @@ def reproduce(
     config = TrialConfig.model_validate(json.loads(found[0]["config"]))
     notes = _of_other_code(config, name, evaluations, found[0]["git_commit"], from_scratch)
     with tempfile.TemporaryDirectory(prefix="sweeper-reproduce-") as folder:
-        artifacts = Artifacts(Path(folder)) if from_scratch else StoredNetworks(Path(folder), Artifacts(results.root))
+        stored = StoredNetworks(Path(folder), Artifacts(results.root), "--from-scratch trains all of them anew")
+        artifacts = Artifacts(Path(folder)) if from_scratch else stored
         device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
         rows = _made_again(config, evaluations, stored_rows, Materials(artifacts, data_root, device, progress))
     notes += _verdict(rows, from_scratch) + _of_other_machine(found[0], provenance(device), rows)

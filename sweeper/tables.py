@@ -55,6 +55,13 @@ def print_rows(
         console.print(note, soft_wrap=not console.is_terminal, markup=False)
 
 
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a Markdown table, numbers to the right; nothing for no rows."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[text_of(row.get(name)) for name in names] for row in rows]
+    return _markdown(names, cells, [_is_numeric([row[index] for row in cells]) for index in range(len(names))]) if rows else ""
+
+
 def text_of(value: Any) -> str:
     """Return a cell's text: numbers short, times to the second, lists joined, nothing for None."""
     if value is None:
