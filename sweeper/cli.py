@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper import check_results, compare_results, inspect_results, select_results
+from sweeper import check_results, compare_results, inspect_results, search_results, select_results
 from sweeper.arguments import (
     DEFAULT_ROOT,
     Address,
@@ -73,7 +73,8 @@ HELP = """Run ablations of defenses that purify adversarial images, and read how
 Exit status: 0 all trials completed, 1 some failed, 2 unusable arguments, 130 interrupted (the same command continues)."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
-READING = tuple(command.__name__ for command in (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, report))
+_READERS = (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, *search_results.COMMANDS, report)
+READING = tuple(command.__name__.replace("_", "-") for command in _READERS)
 
 
 @app.command()
@@ -206,7 +207,7 @@ def trial(config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="A 
         raise typer.Exit(1)
 
 
-for _command in (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, *select_results.COMMANDS, report):
+for _command in (*_READERS, *select_results.COMMANDS):
     app.command()(_command)
 app.command()(reproduce)
 app.command()(export)

@@ -61,16 +61,25 @@ def pareto(
     results: Root = DEFAULT_ROOT,
     format: Format = "table",
 ) -> None:
-    """Name the variants that no other beats in both clean accuracy and robust_score.
+    """Name the variants that no other beats in both clean accuracy and robust_score; of a search, its Pareto set.
 
-    From means over seeds; the others stand below them, with what dominates each. What `rank` does not rank is named and takes no part.
+    From means over seeds; the others stand below them, with what dominates each. What `rank` does not rank is named and takes no part. Of a search:
+    what no other trial beats in its objectives, on validation images, with the test figures beside.
     """
     from sweeper.pareto import pareto as pareto_rows
     from sweeper.ranking import rank
+    from sweeper.search.outcome import outcome
+    from sweeper.search.stored import read_search
+    from sweeper.stored_plans import is_search, latest_plan
 
     with refusing():
         check_format(format)
-        ranking = rank(open_results(results), sweep, dataset=dataset, plan_hash=plan_hash, unchecked=unchecked)
+        store = open_results(results)
+        if is_search(store, latest_plan(store, sweep, dataset, plan_hash)[0]["plan_hash"]):
+            found = outcome(store, read_search(store, sweep, dataset, plan_hash))
+            print_rows(found.rows if format in RAW_FORMATS else found.shown(), format, title=found.title, notes=found.notes)
+            return
+        ranking = rank(store, sweep, dataset=dataset, plan_hash=plan_hash, unchecked=unchecked)
         rows = pareto_rows(ranking.rows)
         left_out = [f"{row['label']} ({row['status']})" for row in ranking.rows if row["label"] not in {other["label"] for other in rows}]
         notes = [f"Unranked or without both figures: {'; '.join(left_out)}."] if left_out else []

@@ -1,4 +1,7 @@
-"""What the command `run` does with a search space that is sampled: search, then score its Pareto set on the test images and print it."""
+"""What the command `run` does with a search space that is sampled: search, then score its Pareto set on the test images and print it.
+
+Also importance and suggest-next, which read tables and import neither torch nor ray.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.arguments import Asked, errors, refusing
+from sweeper.arguments import DEFAULT_ROOT, Asked, Format, Root, check_format, errors, refusing
+from sweeper.compare_results import Dataset, PlanHash, Sweep
 from sweeper.execution import Means, run_plan, run_search_plan
 from sweeper.inspect_results import open_results
-from sweeper.tables import print_rows
+from sweeper.tables import RAW_FORMATS, print_rows
 
 if TYPE_CHECKING:
     from sweeper.search.plan import SearchPlan
@@ -122,3 +126,66 @@ def run_and_print(
         further = f"next: importance {plan.sweep} (which settings matter), refine {plan.sweep} (more seeds), export TRIAL --to DIR"
         errors.print(further, soft_wrap=True, markup=False)
     return 1 if failed else 0
+
+
+def importance(
+    sweep: Sweep,
+    by: Annotated[str, typer.Option(metavar="WHAT", help="Ablation: robust_score (default), clean, or THREAT/ATTACK@EPSILON.")] = "robust_score",
+    dataset: Dataset = None,
+    plan_hash: PlanHash = None,
+    results: Root = DEFAULT_ROOT,
+    format: Format = "table",
+) -> None:
+    """Say which settings matter.
+
+    Of a search: each setting's share of what tells the best trials from the rest (PED-ANOVA), for each objective. Of an ablation: the effect of each
+    factor against the reference, paired seed by seed, with its interval.
+    """
+    from sweeper.search.importance import of_ablation, of_search
+    from sweeper.search.stored import read_search
+    from sweeper.stored_plans import is_search, latest_plan
+
+    with refusing():
+        check_format(format)
+        store = open_results(results)
+        if is_search(store, latest_plan(store, sweep, dataset, plan_hash)[0]["plan_hash"]):
+            found = of_search(read_search(store, sweep, dataset, plan_hash))
+        else:
+            found = of_ablation(store, sweep, by=by, dataset=dataset, plan_hash=plan_hash)
+        print_rows(found.rows if format in RAW_FORMATS else found.shown(), format, title=found.title, notes=found.notes)
+
+
+def suggest_next(
+    space: Annotated[str, typer.Argument(metavar="SPACE", help="The search space that was run: its name, or the path of your own .py file.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, metavar="N", help="How many proposals.")] = 3,
+    sampler: Sampler = None,
+    dataset: Dataset = None,
+    plan_hash: PlanHash = None,
+    results: Root = DEFAULT_ROOT,
+    format: Format = "table",
+) -> None:
+    """Say what the sampler would try next, and run nothing.
+
+    After everything that the search has told it so far; each proposal counts as running for those after it.
+    """
+    from sweeper import lookup
+    from sweeper.search.importance import told_of
+    from sweeper.search.outcome import words
+    from sweeper.search.space import read_space
+    from sweeper.search.stored import read_search
+    from sweeper.search.study import next_proposals
+
+    with refusing():
+        check_format(format)
+        search = read_search(open_results(results), space, dataset, plan_hash)
+        module = lookup.find("search_spaces", space)
+        if not hasattr(module, "suggest"):
+            raise ValueError(f"search space {space!r} has no suggest(trial), so there is nothing to ask a sampler for")
+        proposals = next_proposals(read_space(search.sweep, module, sampler=sampler or search.sampler), told_of(search), count)
+        rows = [{"number": len(search.trials) + place, "params": proposal.params} for place, proposal in enumerate(proposals)]
+        shown = [{"trial": f"#{row['number']}", "parameters": words(row["params"])} for row in rows]
+        notes = [f"After {len(search.trials)} trials, by {sampler or search.sampler}; `run {search.sweep} --trials N` with a larger N runs on."]
+        print_rows(rows if format in RAW_FORMATS else shown, format, title=f"{search.title}: what the sampler would try next", notes=notes)
+
+
+COMMANDS = (importance, suggest_next)

@@ -72,6 +72,11 @@ def title_of(results: Results, planned: Sequence[Mapping[str, Any]]) -> str:
     return title(first["sweep"], first["dataset"], first["scale"], first["evaluation"], split_of(results, planned))
 
 
+def is_search(results: Results, plan_hash: str) -> bool:
+    """Say whether a plan of the tables is a search."""
+    return results.read("suggestions", ["number"], {"plan_hash": plan_hash}).num_rows > 0
+
+
 def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
     """Return key -> status (`completed`, `stopped`, `failed`, `missing`), with reason, message and log of a failure, or why it was left at a rung."""
     tables = {part.partition("/")[0] for row in planned for part in row["parts"]}

@@ -97,7 +97,7 @@ def test_the_parameter_that_decides_is_the_most_important() -> None:
     search_space = space(ONE, suggest=continuous, sampler="random", budget={"trials": 40})
     search = Search(search_space, make(search_space))
     run(search)
-    found = importances(search_space, search.told(), 0)
+    found = importances(search_space.objectives, search.told(), 0)
     assert list(found) == ["x", "y"]
     assert found["x"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
@@ -109,13 +109,13 @@ def test_importance_of_an_objective_that_is_minimised_looks_at_its_low_end() -> 
         search_space = space({"robust_score": direction}, suggest=continuous, sampler="random", budget={"trials": 80})
         search = Search(search_space, make(search_space))
         run(search, lambda work: {"robust_score": max(0.9, work.step.run["x"]) + 0.01 * work.step.run["y"]})
-        found = importances(search_space, search.told(), 0)
+        found = importances(search_space.objectives, search.told(), 0)
         assert (found["x"] > found["y"]) == matters
 
 
 def test_importances_need_a_few_trials() -> None:
     with pytest.raises(ValueError, match="at least 4 completed trials, and there are 0"):
-        importances(space(), [])
+        importances(space().objectives, [])
 
 
 def test_the_mirror_shows_each_trial_once_as_it_ended(tmp_path) -> None:

@@ -80,11 +80,6 @@ class StoredSearch:
         return [one for _, one in sorted(front, key=lambda pair: pair[0][0], reverse=True)]
 
 
-def is_search(results: Results, plan_hash: str) -> bool:
-    """Say whether a plan of the tables is a search."""
-    return results.read("suggestions", ["number"], {"plan_hash": plan_hash}).num_rows > 0
-
-
 def read_search(results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None) -> StoredSearch:
     """Return the search that was last run under that name (on that data set), or the one named.
 

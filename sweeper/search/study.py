@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from sweeper.search.space import SearchSpace
+from sweeper.search.space import Objective, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -67,7 +67,7 @@ def propose(space: SearchSpace, told: Sequence[Told], number: int, seed: int | N
     Raises:
         ValueError: If the space's `suggest` raises, or returns no dict; naming it.
     """
-    study = study_of(space, told, _sampler(space, told, number, space.seed if seed is None else seed))
+    study = study_of(space.objectives, told, _sampler(space, told, number, space.seed if seed is None else seed))
     if space.sampler == "quasi_random":  # the study is new: pass over the points that it gave before
         for _ in range(number):
             _suggest(space, study.ask())
@@ -76,6 +76,16 @@ def propose(space: SearchSpace, told: Sequence[Told], number: int, seed: int | N
     state = next(one for one in study.get_trials(deepcopy=False) if one.number == trial.number).system_attrs
     distributions = {name: distribution_to_json(one) for name, one in trial.distributions.items()}
     return Proposal(dict(trial.params), distributions, fixed, dict(state))
+
+
+def next_proposals(space: SearchSpace, told: Sequence[Told], count: int) -> list[Proposal]:
+    """Return what the sampler would try next, one after the other: each counts as running for those after it."""
+    known, found = list(told), []
+    for _ in range(count):
+        proposal = propose(space, known, len(known))
+        found.append(proposal)
+        known.append(Told(proposal.params, proposal.distributions, "running", sampler_state=proposal.sampler_state))
+    return found
 
 
 def fixed_proposal(space: SearchSpace, params: Mapping[str, Any]) -> Proposal:
@@ -107,7 +117,7 @@ def random_proposals(space: SearchSpace, count: int) -> list[Proposal]:
     return found
 
 
-def importances(space: SearchSpace, told: Sequence[Told], objective: int | None = None) -> dict[str, float]:
+def importances(objectives: Sequence[Objective], told: Sequence[Told], objective: int | None = None) -> dict[str, float]:
     """Return parameter -> its share of what tells good trials from the others (PED-ANOVA), highest first; shares add up to 1.
 
     Args:
@@ -119,11 +129,11 @@ def importances(space: SearchSpace, told: Sequence[Told], objective: int | None 
     completed = [one for one in told if one.state == "completed"]
     if len(completed) < 4:
         raise ValueError(f"importances need at least 4 completed trials, and there are {len(completed)}")
-    study = study_of(space, completed)
-    several = len(space.objectives) > 1
+    study = study_of(objectives, completed)
+    several = len(objectives) > 1
     if objective is None or not several:
         return dict(optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()))
-    sign = -space.objectives[objective].sign  # with a target, the evaluator takes less for better
+    sign = -objectives[objective].sign  # with a target, the evaluator takes less for better
     return dict(
         optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=lambda trial: sign * trial.values[objective]
@@ -131,10 +141,10 @@ def importances(space: SearchSpace, told: Sequence[Told], objective: int | None 
     )
 
 
-def study_of(space: SearchSpace, told: Sequence[Told], sampler: BaseSampler | None = None) -> optuna.Study:
+def study_of(objectives: Sequence[Objective], told: Sequence[Told], sampler: BaseSampler | None = None) -> optuna.Study:
     """Return a study in memory that holds these trials, in their order."""
-    study = optuna.create_study(directions=_directions(space), sampler=sampler or RandomSampler(seed=0))
-    study.add_trials([_frozen(one, several=len(space.objectives) > 1) for one in told])
+    study = optuna.create_study(directions=_directions(objectives), sampler=sampler or RandomSampler(seed=0))
+    study.add_trials([_frozen(one, several=len(objectives) > 1) for one in told])
     return study
 
 
@@ -151,7 +161,9 @@ class Mirror:
     def __init__(self, space: SearchSpace, storage: str, study_name: str) -> None:
         self.space, self.storage, self.study_name = space, storage, study_name
         try:
-            self._study = optuna.create_study(storage=_storage(storage), study_name=study_name, directions=_directions(space), load_if_exists=True)
+            self._study = optuna.create_study(
+                storage=_storage(storage), study_name=study_name, directions=_directions(space.objectives), load_if_exists=True
+            )
         except Exception as error:  # whatever a database's driver raises
             raise ValueError(f"--storage {storage} cannot be opened: {type(error).__name__}: {error}") from error
         self._study.set_metric_names([objective.column for objective in space.objectives])
@@ -226,8 +238,8 @@ def _distributions(one: Told) -> dict[str, BaseDistribution]:
     return {name: json_to_distribution(text) for name, text in one.distributions.items()}
 
 
-def _directions(space: SearchSpace) -> list[Literal["maximize", "minimize"]]:
-    return ["maximize" if objective.direction == "max" else "minimize" for objective in space.objectives]
+def _directions(objectives: Sequence[Objective]) -> list[Literal["maximize", "minimize"]]:
+    return ["maximize" if objective.direction == "max" else "minimize" for objective in objectives]
 
 
 def _storage(text: str) -> Any:
