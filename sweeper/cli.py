@@ -4,7 +4,6 @@ Commands that only read import neither torch nor ray. What a program may want (t
 standard error. Exit status: 0 all trials completed, 1 some failed, 2 unusable arguments, 130 interrupted.
 """
 
-import os
 import sys
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper import check_results, compare_results, inspect_results, search_results, select_results
+from sweeper import check_results, compare_results, inspect_results, refine_results, search_results, select_results
 from sweeper.arguments import (
     DEFAULT_ROOT,
     Address,
@@ -38,7 +37,7 @@ from sweeper.arguments import (
     read_arguments,
     refusing,
 )  # fmt: skip
-from sweeper.execution import Means, run_plan
+from sweeper.execution import Means, print_plan, run_plan, slots_of
 from sweeper.export_results import export
 from sweeper.inspect_results import rank, status
 from sweeper.manage_data import data_app
@@ -60,7 +59,6 @@ from sweeper.search_results import (
 from sweeper.tables import print_rows
 
 if TYPE_CHECKING:
-    from sweeper.plan import Plan
     from sweeper.search.plan import SearchPlan
 
 HELP = """Run ablations of defenses that purify adversarial images, and read how robust each one is.
@@ -124,7 +122,7 @@ def run(
         options.refuse_for_ablation(space)
         plan = make_plan(asked, evaluation, seeds, split)
         if dry_run:
-            _print_plan(plan, results, "table")
+            print_plan(plan, results, "table")
             return
     state = run_plan(plan, asked.splits, results, data, means, retry_failed=retry_failed)
     if plan.evaluation.name == "quick":
@@ -168,24 +166,15 @@ def plan(
             _print_search(make_search(asked, evaluation, seeds, split, options), results, format, price_per_hour)
             return
         options.refuse_for_ablation(space)
-        _print_plan(make_plan(asked, evaluation, seeds, split), results, format)
-
-
-def _print_plan(plan: "Plan", root: Path, format: str) -> None:
-    from sweeper.estimate import describe
-
-    check_format(format)
-    rows, notes = describe(plan, root, slots=max(1, (os.cpu_count() or 1) // plan.trials[0].config.numerics.threads))
-    print_rows(rows, format, title=plan.title, notes=notes)
+        print_plan(make_plan(asked, evaluation, seeds, split), results, format)
 
 
 def _print_search(plan: "SearchPlan", root: Path, format: str, price_per_hour: float | None) -> None:
     from sweeper.search.estimate import describe
 
     check_format(format)
-    rows, notes = describe(
-        plan, root, slots=max(1, (os.cpu_count() or 1) // plan.base.trials[0].config.numerics.threads), price_per_hour=price_per_hour
-    )
+    slots = slots_of(plan.base, Means())
+    rows, notes = describe(plan, root, slots=slots, price_per_hour=price_per_hour)
     print_rows(rows, format, title=plan.title, notes=notes)
 
 
@@ -207,7 +196,7 @@ def trial(config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="A 
         raise typer.Exit(1)
 
 
-for _command in (*_READERS, *select_results.COMMANDS):
+for _command in (*_READERS, *select_results.COMMANDS, *refine_results.COMMANDS):
     app.command()(_command)
 app.command()(reproduce)
 app.command()(export)

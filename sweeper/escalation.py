@@ -57,7 +57,7 @@ def pending(plan: Plan, results: Results, *, level: str | None = None, everyone:
         return []
     if not everyone:
         rows = rank(results, plan.sweep, plan_hash=plan_hash or plan.plan_hash).rows
-        due = [row for row in rows if row["is_reference"]] + [row for row in rows if row["rank"] == 1]
+        due = [row for row in rows if row["is_reference"]] + [row for row in rows if row["rank"] is not None and row["is_candidate"]][:1]
         chosen = {(name, row["evaluation_id"]) for row in due for name in row["trial_ids"]}
         trials = [trial for trial in trials if trial.key in chosen]
     stored = results.stored("checks")

@@ -68,6 +68,11 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
     return rows, notes
 
 
+def cost_of(plan: Plan, root: Path, *, slots: int) -> str:
+    """Return the sentence of `describe` on what is to be made, in how much time and how many bytes."""
+    return describe(plan, root, slots=slots)[1][len(plan.notes)]
+
+
 def _check_rows(plan: Plan, root: Path, num_runnable: int) -> list[dict[str, Any]]:
     """Return what the reviewer's checks add: those of every trial in one row, and a row per attack on the reference and the best (full: on all)."""
     if not plan.evaluation.is_checked or not num_runnable:

@@ -1,4 +1,4 @@
-"""Run a plan for a command that was asked for it: what is seen while it runs, what stops it, what is said of trials that failed."""
+"""Run a plan for a command that was asked for it: what is seen before and while it runs, what stops it, what is said of trials that failed."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sweeper.arguments import check_address, errors, refusing
+from sweeper.arguments import check_address, check_format, errors, refusing
+from sweeper.tables import print_rows
 
 if TYPE_CHECKING:
     from sweeper.datasets import Splits
@@ -33,6 +34,39 @@ class Means:
     max_concurrent: int | None = None
 
 
+def print_plan(plan: "Plan", root: Path, format: str) -> None:
+    """Print what running a plan would make, with estimated time and bytes; nothing is run."""
+    from sweeper.estimate import describe
+
+    check_format(format)
+    rows, notes = describe(plan, root, slots=slots_of(plan, Means()))
+    print_rows(rows, format, title=plan.title, notes=notes)
+
+
+def splits_of(plan: "Plan", data: Path | None) -> "Splits":
+    """Return the images of a plan that was made from the tables.
+
+    Raises:
+        ValueError: If those that are found here are others than the plan's trials were run on.
+    """
+    from sweeper import datasets
+
+    config = plan.trials[0].config
+    splits = datasets.load(config.dataset, root=data, caps=config.caps)
+    if splits.fingerprint != config.fingerprint:
+        raise ValueError(
+            f"the images of {config.dataset} here (fingerprint {splits.fingerprint[:12]}) are not those that the sweep was run on "
+            f"({config.fingerprint[:12]}); name their folder with --data"
+        )
+    return splits
+
+
+def slots_of(plan: "Plan", means: Means) -> int:
+    """Return how many trials run at once on this machine's CPUs."""
+    slots = 1 if means.inline else max(1, int((os.cpu_count() or 1) // _cpus(plan, means)))
+    return min(slots, means.max_concurrent or slots)
+
+
 def run_plan(plan: "Plan", splits: "Splits", results: Path, data: Path | None, means: Means, *, retry_failed: bool = False) -> "State":
     """Run what is missing of a plan, say which trials failed, and return what is missing then.
 
@@ -45,8 +79,7 @@ def run_plan(plan: "Plan", splits: "Splits", results: Path, data: Path | None, m
     data = data.absolute() if data else None
     with refusing():
         check_space(plan, results)
-    first = plan.trials[0].config
-    with _running(means, plan.scale, first.numerics.threads) as (resources, interrupted, display):
+    with _running(means, plan) as (resources, interrupted, display):
         execute = inline if means.inline else _ray("executor", resources, interrupted)
         finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed)
     with refusing():
@@ -85,7 +118,7 @@ def run_search_plan(
         offered, notes = warm_proposals(plan, results, warm) if warm else ([], [])
         for note in notes:
             errors.print(note, soft_wrap=True, markup=False)
-    with _running(means, plan.scale, plan.base.trials[0].config.numerics.threads) as (resources, interrupted, display):
+    with _running(means, plan.base) as (resources, interrupted, display):
         execute = inline_search if means.inline else _ray("search_executor", resources, interrupted)
         searched = run_search(
             plan, splits, results, data, execute, display, warm=offered, storage=storage, retry_failed=retry_failed, gpus=resources["gpus"],
@@ -98,7 +131,7 @@ def run_search_plan(
 
 
 @contextmanager
-def _running(means: Means, scale: str, threads: int) -> "Iterator[tuple[dict[str, Any], threading.Event, Display]]":
+def _running(means: Means, plan: "Plan") -> "Iterator[tuple[dict[str, Any], threading.Event, Display]]":
     """Give what a run is made with and watched by, and turn what stops it into a sentence and an exit status."""
     from sweeper.live import Display
     from sweeper.worker import StageFailed
@@ -107,11 +140,14 @@ def _running(means: Means, scale: str, threads: int) -> "Iterator[tuple[dict[str
         if means.address is not None and not means.inline:
             check_address(means.address)
     with refusing(), _interruptible() as interrupted:
-        cpus = means.cpus_per_trial or threads
-        slots = 1 if means.inline else max(1, int((os.cpu_count() or 1) // cpus))
-        resources = {"cpus": cpus, "gpus": _gpus(means.gpus_per_trial, scale), "max_concurrent": means.max_concurrent, "address": means.address}
+        resources = {
+            "cpus": _cpus(plan, means),
+            "gpus": _gpus(means.gpus_per_trial, plan.scale),
+            "max_concurrent": means.max_concurrent,
+            "address": means.address,
+        }
         try:
-            with Display(slots=min(slots, means.max_concurrent or slots)) as display:
+            with Display(slots=slots_of(plan, means)) as display:
                 yield resources, interrupted, display
         except StageFailed as error:
             errors.print(f"error: {error}; nothing can be scored without it", style="red", markup=False, soft_wrap=True)
@@ -136,6 +172,10 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _cpus(plan: "Plan", means: Means) -> float:
+    return means.cpus_per_trial or plan.trials[0].config.numerics.threads
 
 
 def _gpus(asked: float | None, scale: str) -> float:

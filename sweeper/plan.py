@@ -42,6 +42,7 @@ class PlannedTrial:
     is_reference: bool
     reference_variant_id: str
     parts: tuple[str, ...]
+    is_candidate: bool = True  # False: only there to be compared with, never chosen
 
     @property
     def key(self) -> tuple[str, str]:
@@ -62,7 +63,8 @@ class Plan:
 
     @property
     def plan_hash(self) -> str:
-        return key_of("plan", sweep=self.sweep, trials=sorted((trial.trial_id, trial.evaluation_id) for trial in self.trials))
+        compared = sorted(trial.key for trial in self.trials if not trial.is_candidate)
+        return key_of("plan", sweep=self.sweep, trials=sorted(trial.key for trial in self.trials), **({"compared": compared} if compared else {}))
 
     @property
     def evaluation(self) -> EvaluationConfig:

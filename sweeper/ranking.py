@@ -85,7 +85,8 @@ def rank(
         values = [figures[key] | costs_of(trials[key[0]], psnr.get(key)) for key in done]
         row: dict[str, Any] = {"label": members[0]["label"], "variant_id": variant_id, "evaluation_id": evaluation}
         row["trial_ids"] = [member["trial_id"] for member in members]
-        row |= {"is_reference": members[0]["is_reference"], "seeds": len(done), "planned_seeds": len(members), "by": by}
+        row |= {"is_reference": members[0]["is_reference"], "is_candidate": members[0]["is_candidate"] is not False}
+        row |= {"seeds": len(done), "planned_seeds": len(members), "by": by}
         names = dict.fromkeys(name for value in values for name in value if not name.startswith("_"))
         row |= {name: _mean([value.get(name) for value in values]) for name in names}
         row |= _interval(values, by)
@@ -103,10 +104,13 @@ def rank(
     for place, row in enumerate(rows, 1):
         row["rank"] = place if row.get(by) is not None and not row["failed_checks"] else None
     ranked = [row["label"] for row in rows if row["rank"] is not None]
-    optimism = optimism_of_first([per_image[label] for label in ranked if label in per_image]) if by == "robust_score" else None
+    eligible = [row["label"] for row in rows if row["rank"] is not None and row["is_candidate"]]
+    optimism = optimism_of_first([per_image[label] for label in eligible if label in per_image]) if by == "robust_score" else None
     notes = _notes(rows, by, float(first["score_epsilon"]), _from_the_best(ranked, per_seed))
     notes += [f"{stopped} trials were stopped early and stand in no row; `status` names them."] if stopped else []
     notes += [optimism.sentence(split_of(results, planned))] if optimism else []
+    if compared := [row["label"] for row in rows if not row["is_candidate"]]:
+        notes.append(f"Only there to be compared with, and not chosen from: {'; '.join(compared)}.")
     gate = ["Nothing was checked (--unchecked)."] if unchecked else [*unranked_notes(rows), f"{how_many(checked)} `check` shows each."]
     return Ranking(rows, f"{title_of(results, planned)}, by {by}", notes + gate, optimism)
 

@@ -54,6 +54,7 @@ def stored_plan(results: Results, rows: Sequence[Mapping[str, Any]], *, sweep: s
                 is_reference=sweep is not None or row["is_reference"],
                 reference_variant_id=row["variant_id"] if sweep is not None else row["reference_variant_id"] or row["variant_id"],
                 parts=tuple(expected_parts(config, after, row["trial_id"], name)),
+                is_candidate=sweep is not None or row["is_candidate"] is not False,  # a missing value is of before there was the column
             )
         )
     return of_trials(sweep or first["sweep"], first["dataset"], first["scale"], trials)

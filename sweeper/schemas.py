@@ -43,8 +43,9 @@ def _columns(text: str) -> dict[str, str]:
 TABLES: dict[str, Table] = {
     # A sweep asks for trials; one trial can serve two sweeps, so labels live here.
     # `parts` lists "table/part_key": what must be stored for the trial to be complete.
+    # `is_candidate` is false for a variant that was only added to be compared with, and is not chosen.
     "sweeps": Table(
-        version=1,
+        version=2,
         key=("sweep", "plan_hash", "trial_id", "evaluation_id"),
         sort=("sweep", "trial_id"),
         columns=_columns("""
@@ -56,6 +57,7 @@ TABLES: dict[str, Table] = {
             string: evaluation_id, evaluation, dataset, scale
             float64: score_epsilon
             list<string>: parts
+            bool?: is_candidate
         """),
     ),
     # Written last: rows of other tables show once their trial is here. trial_id is the key of the training side, never Ray's or Optuna's id.

@@ -1,7 +1,6 @@
 """The command `select`: the best variant on the validation images, scored on the test images, once and alone."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,13 +18,9 @@ from sweeper.arguments import (
     check_format,
     refusing,
 )  # fmt: skip
-from sweeper.execution import Means, run_plan
+from sweeper.execution import Means, run_plan, splits_of
 from sweeper.inspect_results import open_results
 from sweeper.tables import RAW_FORMATS, print_rows
-
-if TYPE_CHECKING:
-    from sweeper.datasets import Splits
-    from sweeper.plan import Plan
 
 
 def select(
@@ -57,25 +52,12 @@ def select(
         store = open_results(results)
         choice = choose(store, space, lookup.adopt(dataset) if dataset and dataset.endswith(".py") else dataset, plan_hash)
         plan = test_plan(store, choice)
-        splits = _splits(plan, data)
+        splits = splits_of(plan, data)
     state = run_plan(plan, splits, results, data, Means(inline, address, cpus_per_trial, gpus_per_trial, max_concurrent), retry_failed=retry_failed)
     with refusing():
         found = selected(open_results(results), choice, plan)
         print_rows([found.row if format in RAW_FORMATS else found.shown()], format, title=found.title, notes=found.notes)
     raise typer.Exit(1 if state.missing else 0)
-
-
-def _splits(plan: "Plan", data: Path | None) -> "Splits":
-    from sweeper import datasets
-
-    config = plan.trials[0].config
-    splits = datasets.load(config.dataset, root=data, caps=config.caps)
-    if splits.fingerprint != config.fingerprint:
-        raise ValueError(
-            f"the images of {config.dataset} here (fingerprint {splits.fingerprint[:12]}) are not those that the sweep was run on "
-            f"({config.fingerprint[:12]}); name their folder with --data"
-        )
-    return splits
 
 
 COMMANDS = (select,)

@@ -4,7 +4,7 @@ Everything comes from the tables: which plan was scored on validation images, it
 The test plan has the same networks, attacks and settings, so nothing is trained; only the split differs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,12 @@ from sweeper.plan import Plan
 from sweeper.ranking import Ranking, rank
 from sweeper.replanning import stored_plan
 from sweeper.results import Results
-from sweeper.stored_plans import SELECTED, key_of_row, latest_plan, others_on_test, states, title_of
+from sweeper.stored_plans import SELECTED, key_of_row, latest_plan, origins, others_on_test, states, title_of
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The first row of a ranking on validation images.
+    """The first row of a ranking on validation images; what is in it only to be compared with is passed over.
 
     Attributes:
         planned: Its rows of `sweeps`, of the seeds that are completed there.
@@ -43,7 +43,7 @@ class Choice:
 
     @property
     def num_ranked(self) -> int:
-        return sum(row["rank"] is not None for row in self.ranking.rows)
+        return sum(row["rank"] is not None and row["is_candidate"] for row in self.ranking.rows)
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,23 @@ def choose(results: Results, sweep: str, dataset: str | None = None, plan_hash: 
     """
     planned = latest_plan(results, sweep, dataset, plan_hash, ranks=True, split="validation")
     ranking = rank(results, sweep, plan_hash=planned[0]["plan_hash"])
-    row = ranking.rows[0]
-    if row["rank"] is None:
-        raise ValueError(f"no variant of {title_of(results, planned)} is ranked, so there is none to choose; `rank` says why")
+    row = eligible(results, planned, ranking)[0]
     state = states(results, planned)
     members = [one for one in planned if one["label"] == row["label"]]
     done = [one for one in members if state[key_of_row(one)]["status"] == "completed"]
     return Choice(done, row, ranking, title_of(results, planned), [one["seed"] for one in members if one not in done])
+
+
+def eligible(results: Results, planned: Sequence[Mapping[str, Any]], ranking: Ranking) -> list[dict[str, Any]]:
+    """Return the rows of a plan's ranking that may be chosen, best first: those with a rank, without what is only compared with.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    rows = [row for row in ranking.rows if row["rank"] is not None and row["is_candidate"]]
+    if not rows:
+        raise ValueError(f"no variant of {title_of(results, planned)} is ranked, so there is none to choose; `rank` says why")
+    return rows
 
 
 def test_plan(results: Results, choice: Choice) -> Plan:
@@ -119,15 +129,22 @@ def _notes(choice: Choice, row: dict[str, Any], test: Ranking) -> list[str]:
         f"Difference: validation minus test, in points, the optimism observed in this one choice{bootstrap}. The chance of two sets of images is in "
         "it, so it can be negative. The test figure is the one to report."
     ]
+    origin = origins(choice.sweep)[-1]
     if row["seen_on_test"]:
         notes.append(
-            f"The test images had been looked at before: {len(row['seen_on_test'])} of the {row['other_variants']} other variants of {choice.sweep} "
+            f"The test images had been looked at before: {len(row['seen_on_test'])} of the {row['other_variants']} other variants of {origin} "
             f"were scored on them under this root ({_listed(row['seen_on_test'])}), so the choice may have been made with them in mind."
         )
     else:
-        notes.append(f"No other variant of {choice.sweep} was scored on the test images under this root before.")
+        notes.append(f"No other variant of {origin} was scored on the test images under this root before.")
     notes.append(f"Intervals are over {row['ci_over']}." if row["ci_over"] != "images" else "Intervals are over images, for this checkpoint.")
-    if unranked := [one["label"] for one in choice.ranking.rows if one["rank"] is None]:
+    if compared := [
+        one["label"] + (", which ranks above it" if one["rank"] and one["rank"] < choice.row["rank"] else "")
+        for one in choice.ranking.rows
+        if not one["is_candidate"]
+    ]:
+        notes.append(f"Not chosen from, since only there to be compared with: {_listed(compared)}.")
+    if unranked := [one["label"] for one in choice.ranking.rows if one["rank"] is None and one["is_candidate"]]:
         notes.append(f"Not chosen from, since unranked or without a figure on the validation images: {_listed(unranked)}.")
     if incomplete := [one["label"] for one in choice.ranking.rows if one["rank"] is not None and one["seeds"] < one["planned_seeds"]]:
         notes.append(f"With fewer seeds than planned on the validation images: {_listed(incomplete)}.")

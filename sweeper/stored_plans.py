@@ -8,6 +8,7 @@ from sweeper.lookup import canonical, nearest
 from sweeper.results import Results
 
 SELECTED = "/selected"  # behind a sweep's name: the sweep that scores its chosen variant, and no other, on the test images
+REFINED = "/refined"  # the sweep that runs its best variants again, with more seeds, on the same validation images
 
 Key = tuple[str, str]  # trial_id and evaluation_id: one trial may be scored in several ways
 
@@ -15,6 +16,14 @@ Key = tuple[str, str]  # trial_id and evaluation_id: one trial may be scored in 
 def key_of_row(row: Mapping[str, Any]) -> Key:
     """Return which planned trial a row of sweeps, attempts, scores or latents is about."""
     return row["trial_id"], row["evaluation_id"]
+
+
+def origins(sweep: str) -> list[str]:
+    """Return a sweep and those that its variants were taken from: `a/refined` and `a`."""
+    names = [sweep]
+    while names[-1].endswith(REFINED):
+        names.append(names[-1].removesuffix(REFINED))
+    return names
 
 
 def latest_plan(
@@ -31,7 +40,8 @@ def latest_plan(
     """
     runs = results.read("runs", ["sweep", "plan_hash", "dataset", "started"]).to_pylist()
     known = {run["sweep"] for run in runs}
-    name = canonical(sweep) if canonical(sweep) in known else canonical(sweep.removesuffix(".py").rpartition("/")[2])
+    is_name = canonical(sweep) in known or sweep.endswith((SELECTED, REFINED))
+    name = canonical(sweep if is_name else sweep.removesuffix(".py").rpartition("/")[2])
     mine = [
         run
         for run in runs
@@ -49,7 +59,8 @@ def latest_plan(
     if split is not None:
         plans = [plan for plan in plans if split_of(results, plan) == split]
         if not plans:
-            raise ValueError(f"no plan of {wanted!r} under {results.root} is scored on {split} images; `run` it with --split {split} first")
+            hint = " (the trials of a search always are)" if split == "validation" else ""
+            raise ValueError(f"no plan of {wanted!r} under {results.root} is scored on {split} images; `run` it with --split {split} first{hint}")
     if not plans[0]:
         raise ValueError(f"sweep {wanted!r} has no trial under {results.root} yet")
     return next((plan for plan in plans if ranks and plan[0]["evaluation"] != "quick"), plans[0])
@@ -101,13 +112,14 @@ def others_on_test(
     """Return the labels of a sweep's other variants that some trial of was scored on test images, and how many other variants there are.
 
     Args:
-        sweep: The sweep chosen from, in whichever plans it was run.
+        sweep: The sweep chosen from, in whichever plans it was run. Of a refined one, the variants of the sweep that it was taken from count, too.
         chosen: Rows of `sweeps` of the variant that was chosen.
         before: Scores that were finished later do not count; None: all count.
     """
     mine = {row["variant_id"] for row in chosen}
     columns = ["trial_id", "variant_id", "label"]
-    rows = [row for row in results.read("sweeps", columns, {"sweep": sweep, "dataset": dataset}).to_pylist() if row["variant_id"] not in mine]
+    where = {"sweep": origins(sweep), "dataset": dataset}
+    rows = [row for row in results.read("sweeps", columns, where).to_pylist() if row["variant_id"] not in mine]
     elsewhere = set(results.read("evaluations", ["evaluation_id"], {"split": "validation"}).column("evaluation_id").to_pylist())
     tried = results.read("attempts", ["trial_id", "evaluation_id", "ended"], {"status": "completed"}).to_pylist()
     seen = {

@@ -136,7 +136,7 @@ def sweeps_row(sweep: str, plan_hash: str, scale: str, trial: PlannedTrial) -> d
         "factor": trial.factor or None, "level": trial.level or None, "is_reference": trial.is_reference,
         "reference_variant_id": trial.reference_variant_id, "seed": trial.config.seed, "evaluation_id": trial.evaluation_id,
         "evaluation": trial.evaluation.name, "dataset": trial.config.dataset, "scale": scale, "parts": list(trial.parts),
-        "score_epsilon": trial.evaluation.score_epsilon,
+        "score_epsilon": trial.evaluation.score_epsilon, "is_candidate": trial.is_candidate,
     }  # fmt: skip
 
 
