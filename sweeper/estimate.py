@@ -18,7 +18,7 @@ from sweeper.sweep import state_of
 
 # Seconds per trial at `small` on one core of a 2-core machine, used until this results root holds a measured trial of the data set and scale.
 _GUESS = {"digits": (30.0, 10.0, 12.0), "": (150.0, 40.0, 40.0)}  # trained purifier, untrained, shared stage; under the standard evaluation
-_QUICK = 0.3  # of that under the quick one
+_SHARES = {"quick": 0.3, "standard": 1.0, "full": 40.0}  # of that; full: 44 to 111 times the scoring alone, docs/results/evaluation-agreement.md
 _GUESSED_CHECK, _GUESSED_ATTACKS = 0.13, {"C13": 8.0, "C16": 0.3, "C17": 9.0}  # seconds on digits: of each probe, of each attack at level standard
 
 
@@ -157,11 +157,11 @@ def _seconds(plan: Plan, root: Path) -> tuple[dict[tuple[str, str], float], int]
     if (root / "store.json").exists():
         results = Results(root)
         ways = sorted({trial.evaluation_id for trial in plan.trials})
-        attempts = results.read("attempts", ["trial_id"], {"evaluation_id": ways, "status": "completed"}).to_pylist()
-        scored_alike = {row["trial_id"] for row in attempts}
-        columns = ["trial_id", "variant_id", "model", "parameters", "num_epochs", "train_seconds", "score_seconds"]
+        attempts = results.read("attempts", ["trial_id", "started"], {"evaluation_id": ways, "status": "completed"}).to_pylist()
+        scored_alike = {(row["trial_id"], row["started"]) for row in attempts}  # the seconds of `trials` are of a trial's first scoring
+        columns = ["trial_id", "variant_id", "model", "parameters", "num_epochs", "train_seconds", "score_seconds", "started"]
         measured = results.read("trials", columns, {"dataset": plan.dataset, "scale": plan.scale}).to_pylist()
-        rows = [row for row in measured if row["trial_id"] in scored_alike]
+        rows = [row for row in measured if (row["trial_id"], row["started"]) in scored_alike]
     guess = _guess(plan)
     found: dict[tuple[str, str], float] = {}
     for trial in plan.trials:
@@ -175,8 +175,9 @@ def _seconds(plan: Plan, root: Path) -> tuple[dict[tuple[str, str], float], int]
 
 
 def _guess(plan: Plan) -> tuple[float, ...]:
-    share = _QUICK if plan.evaluation.name == "quick" else 1.0
-    return tuple(seconds * share for seconds in _GUESS.get(plan.dataset, _GUESS[""]))
+    share = _SHARES[plan.evaluation.name]
+    trained, untrained, stage = _GUESS.get(plan.dataset, _GUESS[""])
+    return trained * share, untrained * share, stage * min(1.0, share)  # full attacks the trials longer, not what they share
 
 
 def _stage_seconds(plan: Plan) -> float:

@@ -14,6 +14,7 @@ from tiny_sweep import SIZES, Result, invoke, tiny_sweep
 
 from sweeper.datasets import Splits
 from sweeper.escalation import pending
+from sweeper.estimate import describe
 from sweeper.ranking import rank
 from sweeper.refinement import luck, refine_plan, shortlist
 from sweeper.replanning import stored_plan
@@ -270,6 +271,23 @@ def test_a_sweep_without_validation_figures_cannot_be_refined() -> None:
 def test_one_seed_is_refused_by_the_command(unseen: Path) -> None:
     done = refine(unseen, "--seeds", 1)
     assert done.exit_code == 2 and "refine tells luck from merit by seeds" in said(done)
+
+
+def test_a_full_evaluation_is_not_thought_to_cost_what_standard_does(splits: Splits, tmp_path: Path) -> None:
+    standard, full = (
+        [row["seconds"] for row in describe(a_plan(splits, evaluation_name=name), tmp_path, slots=1)[0] if row["what"] == "trial"]
+        for name in ("standard", "full")
+    )
+    assert all(more > 10 * less for less, more in zip(standard, full, strict=True))
+
+
+def test_seconds_of_a_trials_first_scoring_are_not_taken_for_those_of_its_second(unseen: Path, tmp_path: Path) -> None:
+    shutil.copytree(unseen, tmp_path / "copy")
+    results, rows = planned(tmp_path / "copy")
+    plan = refine_plan(results, rows, ["reference"], seeds=2, evaluation="full")
+    attempt = {"trial_id": plan.trials[0].trial_id, "evaluation_id": plan.trials[0].evaluation_id, "attempt": 1, "status": "completed"}
+    results.publish("attempts", "second-scoring", [attempt | {"started": STARTED}])
+    assert "a rough guess" in " ".join(describe(plan, tmp_path / "copy", slots=1)[1])
 
 
 # By tables written out by hand
