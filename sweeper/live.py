@@ -76,6 +76,7 @@ class Display:
     def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None:
         self._running.pop(trial.key, None)
         self._done += 1
+        self._total = max(self._total, self._done)  # a search's is an estimate
         self._seconds.append(finished.seconds)
         count = f"[{self._done}/{self._total}] {trial.label}, seed {trial.config.seed}"
         if finished.status == "completed":

@@ -38,8 +38,9 @@ def refine(
     seeds: Annotated[int, typer.Option(metavar="N", help="Seeds 0 to N-1 of each, at least 2; those that are stored are not trained again.")] = 3,
     evaluation: Annotated[str, typer.Option(metavar="NAME", help="standard or full (hours on a CPU), no weaker than before.")] = "full",
     by: Annotated[
-        str, typer.Option(metavar="WHAT", help="What the K are the best by, as in `rank`; the winner is by robust_score.")
-    ] = "robust_score",
+        str | None,
+        typer.Option(metavar="WHAT", help="What the K are the best by, as in `rank`; default: robust_score, of a search its objectives."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="The data set; default: that of the last such run.")] = None,
     data: Data = None,
     plan_hash: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan, as `status` names it; default: the one run last.")] = None,

@@ -17,8 +17,9 @@ from sweeper.plan import Plan, PlannedTrial, of_trials
 from sweeper.ranking import rank, trial_figures
 from sweeper.replanning import stored_plan
 from sweeper.results import Results
+from sweeper.search.stored import read_search
 from sweeper.selection import eligible
-from sweeper.stored_plans import REFINED, Key, key_of_row, latest_plan, split_of, states, title_of
+from sweeper.stored_plans import REFINED, Key, is_search, key_of_row, latest_plan, split_of, states, title_of
 from sweeper.ways import in_words, under_name
 
 LEAST_SEEDS = 2
@@ -63,12 +64,13 @@ class Luck:
 
 
 def shortlist(
-    results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None, *, top: int = 3, by: str = "robust_score"
+    results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None, *, top: int = 3, by: str | None = None
 ) -> Shortlist:
     """Return the first `top` ranked variants of the plan that was last run on validation images; all that are ranked, if they are fewer.
 
     Args:
-        by: As `rank` takes it.
+        by: As `rank` takes it; None: robust_score, and of a search its objectives: what no other trial beats first, and nothing that breaks a
+            constraint.
 
     Raises:
         ValueError: If top is below 1, there is no such plan, or none of its variants is ranked.
@@ -76,7 +78,13 @@ def shortlist(
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
     planned = latest_plan(results, sweep, dataset, plan_hash, ranks=True, split="validation")
-    rows = eligible(results, planned, rank(results, sweep, by=by, plan_hash=planned[0]["plan_hash"]))
+    search_id = planned[0]["plan_hash"]
+    if by is None and is_search(results, search_id):
+        candidates = [trial.label for trial in read_search(results, sweep, plan_hash=search_id).ordered()]
+        if not candidates:
+            raise ValueError(f"no trial of {title_of(results, planned)} may be chosen, so there is none to refine; `pareto` says why")
+        return Shortlist(planned, candidates[:top], len(candidates))
+    rows = eligible(results, planned, rank(results, sweep, by=by or "robust_score", plan_hash=search_id))
     return Shortlist(planned, [row["label"] for row in rows[:top]], len(rows))
 
 

@@ -72,12 +72,23 @@ class StoredSearch:
         found = [one for one in self.trials if self.values(one) is not None and self.is_feasible(one) and not one.failed_checks]
         return list({one.key: one for one in reversed(found)}.values())[::-1]
 
+    def ordered(self) -> list[StoredTrial]:
+        """Return the candidates best first: by how many layers of dominance lie above each, then by the first objective."""
+        candidates = self.candidates()
+        layers = dict(zip((one.number for one in candidates), self._layers(candidates), strict=True))
+        return sorted(candidates, key=lambda one: (layers[one.number], -self._upward(one)[0]))
+
     def pareto(self) -> list[StoredTrial]:
         """Return the candidates that no other beats in all objectives, best in the first objective first; for one objective the best."""
         candidates = self.candidates()
-        points = [[objective.sign * value for objective, value in zip(self.objectives, self.values(one) or (), strict=True)] for one in candidates]
-        front = [(point, one) for point, one, layer in zip(points, candidates, layer_of(points) if points else [], strict=True) if layer == 0]
-        return [one for _, one in sorted(front, key=lambda pair: pair[0][0], reverse=True)]
+        front = [one for one, layer in zip(candidates, self._layers(candidates), strict=True) if layer == 0]
+        return sorted(front, key=lambda one: -self._upward(one)[0])
+
+    def _layers(self, trials: Sequence[StoredTrial]) -> list[int]:
+        return layer_of([self._upward(one) for one in trials]) if trials else []
+
+    def _upward(self, trial: StoredTrial) -> list[float]:
+        return [objective.sign * value for objective, value in zip(self.objectives, self.values(trial) or (), strict=True)]
 
 
 def read_search(results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None) -> StoredSearch:
