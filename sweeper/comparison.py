@@ -58,6 +58,8 @@ def compare_settings(
         raise ValueError(f"cannot compare by {by!r}{nearest(by, BY)}; known: {', '.join(BY)}, or THREAT/ATTACK@EPSILON such as graybox/pgd@0.1")
     names = list(dict.fromkeys(row["label"] for row in planned))
     base = next((row["label"] for row in planned if row["is_reference"]), None) if against == "reference" else against
+    if base is None:
+        raise ValueError(f"{planned[0]['sweep']} has no reference to compare with; --against names a variant: {'; '.join(names)}")
     for label in [*labels, base]:
         if label not in names:
             raise ValueError(f"no variant {label!r} in {planned[0]['sweep']}{nearest(str(label), names)}; there are: {'; '.join(names)}")
@@ -75,7 +77,6 @@ def compare_settings(
             without.append(f"{row['label']}, seed {row['seed']} ({word if word != 'completed' else 'not scored'})")
         else:
             values[row["label"]][row["seed"]] = value
-    assert base is not None
     found = paired_over_seeds({name: values[name] for name in chosen}, values[base])
     rows = []
     for name, paired in found.items():

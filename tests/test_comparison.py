@@ -70,6 +70,17 @@ def t2(t: float) -> float:
 # Settings
 
 
+def test_a_sweep_without_a_reference_says_so(tmp_path: Path) -> None:
+    root = Photos(tmp_path, sweep="mine")
+    root.variant("one", {0: trial(100)})
+    root.variant("two", {0: trial(96)})
+    root.planned = [row | {"is_reference": False} for row in root.planned]
+    results = finished(root)
+    with pytest.raises(ValueError, match="mine has no reference to compare with; --against names a variant: one; two"):
+        compare_settings(results, "mine")
+
+
+
 def test_differences_over_three_seeds_have_t_and_holm_worked_out_by_hand(three_seeds: Results) -> None:
     rows = by_label(compare_settings(three_seeds, "mine"))
     better = rows["better"]
