@@ -13,7 +13,7 @@ CONSTRAINTS = ["clean_drop <= 0.01"]  # against the target without a purifier: a
 BUDGET = {"trials": 40}
 SAMPLER = "tpe"
 SCHEDULER = "halving"
-RUNGS = (3,)
+RUNGS = (5,)  # of 10 epochs; see docs/results/search-digits.md for how well it foretells the end
 # The reference of the ablations, tried first.
 FIRST = [
     {"quantizer": "paper", "depth": 3, **{f"codebook_size/{level}": 64 for level in (1, 2, 3)}, "code_dim": None, "beta": 1.0,
