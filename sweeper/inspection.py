@@ -30,9 +30,10 @@ def overview(results: Results) -> Rows:
         if not planned:  # its file is damaged, which reading has said
             continue
         words = [state["status"] for state in states(results, planned).values()]
-        counts = {word: words.count(word) for word in ("completed", "stopped", "failed", "missing")}
-        if not counts["stopped"]:  # of searches only
-            del counts["stopped"]
+        counts = {word: words.count(word) for word in ("completed", "continued", "stopped", "failed", "missing")}
+        for word in ("continued", "stopped"):  # of searches only
+            if not counts[word]:
+                del counts[word]
         rows.append(
             {"sweep": run["sweep"], "dataset": run["dataset"], "scale": planned[0]["scale"], "evaluation": planned[0]["evaluation"],
              "images": split_of(results, planned), "trials": len(planned), **counts, "last_run": run["started"], "plan": run["plan_hash"][:12]}
@@ -41,10 +42,10 @@ def overview(results: Results) -> Rows:
 
 
 def trial_states(results: Results, sweep: str, plan_hash: str | None = None) -> Rows:
-    """Return one row per trial of the plan run last, or of the plan named: failures first, then the missing; those that a search stopped last."""
+    """Return one row per trial of the plan run last, or of the plan named: failures first, then the missing; last those that a search left."""
     planned = latest_plan(results, sweep, plan_hash=plan_hash)
     found = states(results, planned)
-    order = {"failed": 0, "missing": 1, "completed": 2, "stopped": 3}
+    order = {"failed": 0, "missing": 1, "completed": 2, "continued": 3, "stopped": 4}
     rows = []
     for row in sorted(planned, key=lambda row: order[found[key_of_row(row)]["status"]]):
         state = found[key_of_row(row)]

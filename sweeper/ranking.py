@@ -70,10 +70,10 @@ def rank(
     perplexity, psnr = on_clean_images(results, {row["evaluation_id"] for row in planned})
     state = states(results, planned)  # after reading, which finds the parts that are damaged inside: those are missing
 
-    stopped = sum(state[key_of_row(row)]["status"] == "stopped" for row in planned)
+    left = {word: sum(state[key_of_row(row)]["status"] == word for row in planned) for word in ("stopped", "continued")}
     groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
     for row in planned:
-        if state[key_of_row(row)]["status"] == "stopped":  # it has no figures at full length, and those at a rung are not compared with these
+        if state[key_of_row(row)]["status"] in left:  # it has no figures at full length, and those at a rung are not compared with these
             continue
         groups[row["variant_id"], row["evaluation_id"]].append(row)
     rows = []
@@ -107,7 +107,8 @@ def rank(
     eligible = [row["label"] for row in rows if row["rank"] is not None and row["is_candidate"]]
     optimism = optimism_of_first([per_image[label] for label in eligible if label in per_image]) if by == "robust_score" else None
     notes = _notes(rows, by, float(first["score_epsilon"]), _from_the_best(ranked, per_seed))
-    notes += [f"{stopped} trials were stopped early and stand in no row; `status` names them."] if stopped else []
+    notes += [f"{left['stopped']} trials were stopped early and stand in no row; `status` names them."] if left["stopped"] else []
+    notes += [f"{left['continued']} trials are earlier generations of others and stand in no row."] if left["continued"] else []
     notes += [optimism.sentence(split_of(results, planned))] if optimism else []
     if compared := [row["label"] for row in rows if not row["is_candidate"]]:
         notes.append(f"Only there to be compared with, and not chosen from: {'; '.join(compared)}.")

@@ -116,6 +116,7 @@ TABLES: dict[str, Table] = {
             string?: rung_evaluation_id
             string: objectives, constraints, sampler, scheduler
             timestamp: asked
+            int64?: member, generation, parent
         """),
     ),
     # Append-only: one row per try, also of tries that failed or were lost.

@@ -178,6 +178,8 @@ def suggest_next(
     with refusing():
         check_format(format)
         search = read_search(open_results(results), space, dataset, plan_hash)
+        if search.scheduler == "pbt":
+            raise ValueError("scheduler 'pbt' asks its sampler for the members' first values alone; what follows is decided by their scores")
         module = lookup.find("search_spaces", space)
         if not hasattr(module, "suggest"):
             raise ValueError(f"search space {space!r} has no suggest(trial), so there is nothing to ask a sampler for")

@@ -89,7 +89,11 @@ def is_search(results: Results, plan_hash: str) -> bool:
 
 
 def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
-    """Return key -> status (`completed`, `stopped`, `failed`, `missing`), with reason, message and log of a failure, or why it was left at a rung."""
+    """Return key -> status (`completed`, `stopped`, `continued`, `failed`, `missing`), with reason, message and log of a failure, or why it was left.
+
+    Of a search's trial that is not run at full length: `failed` if its run at a rung did; `continued` if it is an earlier generation of a member of a
+    population and scored: the member goes on from there, with its own phases or another's.
+    """
     tables = {part.partition("/")[0] for row in planned for part in row["parts"]}
     stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
     found: dict[Key, dict[str, Any]] = {}
@@ -99,11 +103,46 @@ def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dic
     if all(state["status"] == "completed" for state in found.values()):
         return found
     columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
+    last: dict[Key, dict[str, Any]] = {}
     for attempt in sorted(results.read("attempts", columns).to_pylist(), key=lambda attempt: attempt["attempt"]):
+        last[key_of_row(attempt)] = attempt
         state = found.get(key_of_row(attempt))
         if state is not None and state["status"] != "completed" and attempt["status"] in ("failed", "stopped"):
-            state |= {name: attempt[name] for name in ("status", "reason", "message", "log")}
+            state |= _became(attempt)
+    for row in _with_rungs(results, planned):
+        state = found.get(key_of_row(row))
+        if state is not None and state["status"] != "completed":
+            state |= _before_full_length(row, state["status"], last)
     return found
+
+
+def _with_rungs(results: Results, planned: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a search proposed and runs at a rung first, each with the number of its member's next generation as `heir`."""
+    columns = ["number", "trial_id", "evaluation_id", "rung_trial_ids", "rung_evaluation_id", "member", "generation"]
+    rows = results.read("suggestions", columns, {"plan_hash": sorted({row["plan_hash"] for row in planned})}).to_pylist()
+    numbers = {(row["member"], row["generation"]): row["number"] for row in rows if row["generation"] is not None}
+    rungs = [row for row in rows if row["trial_id"] and row["rung_trial_ids"]]
+    return [row | {"heir": numbers.get((row["member"], (row["generation"] or 0) + 1))} for row in rungs]
+
+
+def _before_full_length(row: Mapping[str, Any], status: str, last: Mapping[Key, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what became of a search's trial before it was run at full length, nothing where that has not settled it.
+
+    Args:
+        last: The last try of each run.
+    """
+    tries = [last[name, row["rung_evaluation_id"]] for name in row["rung_trial_ids"] if (name, row["rung_evaluation_id"]) in last]
+    if failed := [one for one in tries if one["status"] == "failed"]:
+        return _became(failed[0])
+    is_scored = row["generation"] is not None and [one["status"] for one in tries] == ["completed"]
+    if row["heir"] is not None or (is_scored and status == "missing"):
+        message = "" if row["heir"] is None else f"its member went on as #{row['heir']}"
+        return {"status": "continued", "reason": None, "message": message, "log": None}
+    return {}
+
+
+def _became(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: attempt[name] for name in ("status", "reason", "message", "log")}
 
 
 def others_on_test(

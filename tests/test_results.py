@@ -27,7 +27,7 @@ PROMISED = {  # design.md's list
     "score_seconds device memory_bytes git_commit versions host started ended",
     "evaluations": "evaluation_id name split dataset fingerprint config",
     "suggestions": "sweep plan_hash number label source params distributions settings sampler_state problem trial_id evaluation_id rung_epochs "
-    "rung_trial_ids rung_evaluation_id objectives constraints sampler scheduler asked",
+    "rung_trial_ids rung_evaluation_id objectives constraints sampler scheduler asked member generation parent",
     "attempts": "trial_id evaluation_id attempt status reason message log host started ended",
     "scores": "trial_id evaluation_id attack epsilon threat source classifier sample_set n correct accuracy ci_low ci_high outcomes "
     "broken_at carried_over attack_settings attack_label achieved_epsilon seconds forwards backwards crafted_on scored_on",

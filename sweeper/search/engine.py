@@ -1,5 +1,7 @@
 """What a search does next: go on with what was begun, promote from a rung, or ask the sampler. Knows neither tables nor Ray.
 
+With scheduler `pbt`, the sampler is asked for a population first, and then each of its members gets its next generation (`population.py`).
+
     while (work := search.next()) is not None:
         search.ended(work, figures)
 
@@ -9,91 +11,20 @@ With several workers, `next` returns None when nothing can begin until something
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.search.population import Individual, next_heir
 from sweeper.search.rungs import promotable
 from sweeper.search.space import SearchSpace
-from sweeper.search.study import Proposal, Told, fixed_proposal, propose
+from sweeper.search.standing import Failure, Figures, Standing, Step, Suggestion, Work
+from sweeper.search.study import Proposal, Told, fixed_proposal, propose, ranges_of
 
-Figures = Mapping[str, float | None]
 _REFERENCE = 0  # the number of the first of the space's FIRST
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a step has no figures; `is_final` unless a later run would try again by itself."""
-
-    message: str
-    is_final: bool = True
-
-
-@dataclass(frozen=True)
-class Step:
-    """One run of a suggestion: at a rung (its position among the space's), or at full length (None)."""
-
-    rung: int | None
-    key: tuple[str, str]  # equal keys are the same run
-    run: Any  # what an executor needs: a PlannedTrial
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """Parameters that were proposed, the settings they make, and the runs in their order, full length last; none if they are no trial."""
-
-    number: int
-    source: str  # sampled | first | warm_start
-    proposal: Proposal
-    settings: Mapping[str, Any]
-    steps: tuple[Step, ...]
-    problem: str = ""
-
-    @property
-    def label(self) -> str:
-        return "reference" if self.number == 0 and self.source == "first" else f"#{self.number}"
-
-
-@dataclass
-class Standing:
-    """How far a suggestion is: the figures of the steps that are done, or why it failed."""
-
-    suggestion: Suggestion
-    reached: list[Figures] = field(default_factory=list)
-    failure: Failure | None = None
-    running: bool = False
-
-    @property
-    def state(self) -> str:
-        """Return `completed`, `failed`, `running`, `stopped` (at a rung, where it may still be promoted from) or `begun`."""
-        if self.failure is not None:
-            return "failed"
-        if self.running:
-            return "running"
-        if self.suggestion.steps and len(self.reached) == len(self.suggestion.steps):
-            return "completed"
-        return "stopped" if self.reached else "begun"
-
-    @property
-    def figures(self) -> Figures | None:
-        """Return those at full length, None before."""
-        return self.reached[-1] if self.state == "completed" else None
-
-
-@dataclass(frozen=True)
-class Work:
-    """A step to run now."""
-
-    number: int
-    step: Step
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.step.key
-
 
 Make = Callable[[Mapping[str, Any], int], Sequence[Step]]  # settings, number -> steps; ValueError where they are no trial
 LookUp = Callable[[Step], Figures | Failure | None]
 Remember = Callable[[Suggestion], None]
+Settle = Callable[[Proposal], dict[str, Any]]  # proposal -> its flat settings; ValueError where they are no trial
 
 
 def _forget(suggestion: Suggestion) -> None:
@@ -109,6 +40,7 @@ class Search:
 
     Args:
         make: What settings are to run.
+        settle: What settings a proposal makes, where it is not `settings_of`.
         begun: Suggestions of earlier runs, in order.
         warm: Proposals that are run at full length before the sampler is asked, beside the budget.
         remember: Called with each new suggestion before any of its steps is run.
@@ -123,14 +55,18 @@ class Search:
         *,
         begun: Sequence[Suggestion] = (),
         warm: Sequence[Proposal] = (),
+        settle: Settle | None = None,
         remember: Remember = _forget,
         look_up: LookUp = _nothing,
         gpus: float = 0.0,
     ) -> None:
         self.space = space
-        self.standings = [Standing(suggestion) for suggestion in begun]
+        self.standings: list[Standing] = []
+        self._latest: dict[int, Standing] = {}  # member -> its latest generation
+        for suggestion in begun:
+            self._enter(suggestion)
         self.seconds = 0.0  # of the sampler's and the rungs' own work
-        self._make, self._remember, self._look_up = make, remember, look_up
+        self._make, self._settle, self._remember, self._look_up = make, settle or settings_of, remember, look_up
         self._running: dict[tuple[str, str], list[int]] = {}  # step's key -> suggestions that wait for it
         self.gpu_seconds = 0.0  # of all runs of the search
         self._gpus, self._since = gpus, time.monotonic()
@@ -144,7 +80,7 @@ class Search:
         since = time.perf_counter()
         try:
             while True:
-                standing = self._begun() or self._promoted() or self._asked()
+                standing = self._begun() or (self._asked() or self._grown() if self._is_population else self._promoted() or self._asked())
                 if standing is None:
                     return None
                 before = len(standing.reached)
@@ -193,6 +129,10 @@ class Search:
 
     # What may begin
 
+    @property
+    def _is_population(self) -> bool:
+        return self.space.scheduler == "pbt"
+
     def _begun(self) -> Standing | None:
         return next((standing for standing in self.standings if standing.state == "begun"), None)
 
@@ -220,28 +160,84 @@ class Search:
         number = len(self.standings)
         if self._warm:
             return self._add(number, "warm_start", self._warm.pop(0), steps=1)
-        asked = sum(standing.suggestion.source != "warm_start" for standing in self.standings)
-        budget = self.space.budget
-        if budget.trials is not None and asked >= budget.trials:
+        asked = self._counted()
+        if self._is_spent() or (self._is_population and asked >= self.space.population):
             return None
-        if budget.seconds is not None and time.monotonic() - self._since >= budget.seconds:
-            return None
-        if budget.gpu_hours is not None and self.gpu_seconds >= 3600 * budget.gpu_hours:
-            return None
+        own = {"member": number, "generation": 1} if self._is_population else {}
         if asked < len(self.space.first):
-            return self._add(number, "first", fixed_proposal(self.space, self.space.first[asked]))
-        return self._add(number, "sampled", propose(self.space, self.told(), number))
+            return self._add(number, "first", fixed_proposal(self.space, self.space.first[asked]), place=own)
+        return self._add(number, "sampled", propose(self.space, self.told(), number), place=own)
 
-    def _add(self, number: int, source: str, proposal: Proposal, steps: int | None = None) -> Standing:
-        settings = settings_of(proposal)
+    def _grown(self) -> Standing | None:
+        """Add the next generation of a member, where one can begin."""
+        population = [self._individual(standing) for standing in self.standings]
+        heir = None if self._is_spent() else next_heir(population, generations=self.space.generations, seed=self.space.seed)
+        if heir is None:
+            return None
+        distributions = self.standings[heir.parent].suggestion.proposal.distributions
+        place = {"member": heir.member, "generation": heir.generation, "parent": heir.parent}
+        return self._add(len(self.standings), heir.source, Proposal(dict(heir.params), distributions, {}), heir.settings, place=place)
+
+    def _individual(self, standing: Standing) -> Individual:
+        suggestion, reached = standing.suggestion, standing.reached
+        assert suggestion.member is not None and suggestion.generation is not None
+        return Individual(
+            number=suggestion.number,
+            member=suggestion.member,
+            generation=suggestion.generation,
+            params=suggestion.proposal.params,
+            ranges=ranges_of(suggestion.proposal.distributions),
+            settings=suggestion.settings,
+            score=self._upward(reached[0])[0] if reached else None,
+            has_failed=standing.failure is not None and standing.failure.is_final,  # else a later run tries it again by itself
+        )
+
+    def _counted(self) -> int:
+        """Return how many suggestions count against the budget."""
+        return sum(standing.suggestion.source != "warm_start" for standing in self.standings)
+
+    def _is_spent(self) -> bool:
+        budget = self.space.budget
+        return (
+            (budget.trials is not None and self._counted() >= budget.trials)
+            or (budget.seconds is not None and time.monotonic() - self._since >= budget.seconds)
+            or (budget.gpu_hours is not None and self.gpu_seconds >= 3600 * budget.gpu_hours)
+        )
+
+    def _add(
+        self,
+        number: int,
+        source: str,
+        proposal: Proposal,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        steps: int | None = None,
+        place: Mapping[str, int] | None = None,
+    ) -> Standing:
+        """Remember a proposal as a suggestion; its settings are given, or follow from it.
+
+        Args:
+            steps: Only so many of its last steps are run.
+            place: Its member, generation and parent in a population.
+        """
+        made: tuple[Step, ...] = ()
+        problem = ""
         try:
-            made, problem = tuple(self._make(settings, number)), ""
+            settings = self._settle(proposal) if settings is None else settings
+            made = tuple(self._make(settings, number))
         except ValueError as error:
-            made, problem = (), str(error)
-        suggestion = Suggestion(number, source, proposal, settings, made[-steps:] if steps else made, problem)
+            settings, problem = settings_of(proposal) if settings is None else settings, str(error)
+        suggestion = Suggestion(number, source, proposal, settings, made[-steps:] if steps else made, problem, **(place or {}))
         self._remember(suggestion)
+        return self._enter(suggestion)
+
+    def _enter(self, suggestion: Suggestion) -> Standing:
         standing = Standing(suggestion)
         self.standings.append(standing)
+        if suggestion.member is not None:
+            if suggestion.member in self._latest:
+                self._latest[suggestion.member].has_heir = True
+            self._latest[suggestion.member] = standing
         return standing
 
     # What is known
@@ -250,7 +246,9 @@ class Search:
         """Take in what is stored of a suggestion: from an earlier run, another search, or an equal suggestion."""
         if standing.suggestion.problem:
             standing.failure = Failure(standing.suggestion.problem)
-        while standing.state in ("begun", "stopped"):
+        while standing.state in ("begun", "stopped", "continued"):
+            if standing.suggestion.generation is not None and standing.reached:
+                return  # an earlier generation, scored: what its member goes on with is a suggestion of its own
             known = self._look_up(standing.suggestion.steps[len(standing.reached)])
             if known is None:
                 return
@@ -284,7 +282,7 @@ class Search:
         return Told(
             params=suggestion.proposal.params,
             distributions=suggestion.proposal.distributions,
-            state="running" if state == "begun" else state,
+            state={"begun": "running", "continued": "stopped"}.get(state, state),
             values=() if figures is None else self.objectives(figures),
             constraints={}
             if figures is None

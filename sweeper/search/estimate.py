@@ -37,10 +37,11 @@ def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float 
         {"what": "shared stages", "epochs": None, "evaluation": None, "trials": len(to_make), "seconds_each": measured.guess("stage")}
     ]
     whole: PlannedTrial = plan.base.trials[-1]
-    for epochs, trials in expected_by_rung(plan.space):
+    is_population = plan.space.scheduler == "pbt"
+    for place, (epochs, trials) in enumerate(expected_by_rung(plan.space), 1):
         name, length = ("quick", epochs) if epochs else (whole.evaluation.name, whole.config.training.num_epochs)
-        each = measured.training(length) + measured.scoring(name)
-        what = "rung" if epochs else "full length"
+        each = measured.training(plan.space.phase_epochs if is_population else length) + measured.scoring(name)
+        what = f"generation {place}" if is_population else "rung" if epochs else "full length"
         rows.append({"what": what, "epochs": length, "evaluation": f"{name}, validation", "trials": round(trials), "seconds_each": round(each, 1)})
     front = measured.scoring(whole.evaluation.name) + measured.guess("standard")  # and attacked again by the checks
     front_trials = min(_FRONT, rows[-1]["trials"]) or _FRONT
@@ -97,12 +98,15 @@ def _notes(plan: SearchPlan, rows: Sequence[dict[str, Any]], slots: int, price: 
     bounds = [f"{value:g} {name.replace('_', '-')}" for name, value in vars(budget).items() if value is not None]
     notes = [
         f"budget: {', '.join(bounds)}; sampler {plan.space.sampler}, scheduler {plan.space.scheduler}"
-        + (f" (of {plan.space.reduction} at a rung one goes on)" if plan.space.scheduler in ("asha", "halving") else ""),
+        + (f" (of {plan.space.reduction} at a rung one goes on)" if plan.space.scheduler in ("asha", "halving") else "")
+        + (f" ({plan.space.population} members, {plan.space.generations} generations)" if plan.space.scheduler == "pbt" else ""),
         f"about {f'{total / 60:.0f} min' if total > 90 else f'{total:.0f} s'} with {slots} at once ({source})"
         + ("" if price is None else f"; cost {price * total / 3600:.2f} at {price:g} per hour"),
         f"optimizes {', '.join(f'{one.column} ({one.direction})' for one in plan.space.objectives)}"
         + (f", with {', '.join(map(str, plan.space.constraints))}" if plan.space.constraints else "") + ", on validation images",
     ]  # fmt: skip
-    if budget.trials is None:
+    if plan.space.scheduler == "pbt":
+        notes.append(f"a generation trains its last phase alone, {plan.space.phase_epochs} epochs, on from the state that is stored of those before")
+    elif budget.trials is None:
         notes.append("without a bound of trials, how many reach each rung cannot be said")
     return notes

@@ -31,7 +31,7 @@ def told_of(search: StoredSearch) -> list[Told]:
     found = []
     for trial in search.trials:
         values = search.values(trial)
-        state = trial.state if trial.state in ("completed", "stopped", "failed") else "running"
+        state = {"continued": "stopped", "missing": "running"}.get(trial.state, trial.state)
         found.append(
             Told(
                 params=trial.params,
@@ -65,6 +65,8 @@ def of_search(search: StoredSearch) -> Importances:
         "They describe these trials, which the sampler did not choose at random, and have no interval"
         + (f"; with {completed} of them, take them for a hint." if completed < FEW else "."),
     ]
+    if search.scheduler == "pbt":
+        notes.append("Of a setting that changes during the training, the value of the last phase counts.")
     return Importances(rows, f"{search.title}: which settings matter", notes)
 
 

@@ -15,8 +15,8 @@ from sweeper.keys import part_key
 from sweeper.parquet import Where
 from sweeper.plan import PlannedTrial
 from sweeper.results import Results
-from sweeper.search.engine import Failure, Figures, Standing, Step, Suggestion
 from sweeper.search.plan import SearchPlan
+from sweeper.search.standing import Failure, Figures, Standing, Step, Suggestion
 from sweeper.search.stored import stored_figures
 from sweeper.search.study import Proposal
 from sweeper.stored_plans import Key
@@ -50,9 +50,10 @@ class Ledger:
             try:
                 steps = tuple(self.plan.make(settings, row["number"]))
             except ValueError as error:
-                problem = str(error)
+                problem = row["problem"] or str(error)
             steps = steps[-1:] if row["source"] == "warm_start" else steps
-            found.append(Suggestion(row["number"], row["source"], proposal, settings, steps, problem))
+            place = {name: row[name] for name in ("member", "generation", "parent")}
+            found.append(Suggestion(row["number"], row["source"], proposal, settings, steps, problem, **place))
         trials = [step.run for suggestion in found for step in suggestion.steps]
         self._known = self._figures(trials) | self._failures(trials)
         return found
@@ -76,7 +77,8 @@ class Ledger:
             "rung_evaluation_id": rungs[0].evaluation_id if rungs else None,
             "objectives": json.dumps({one.column: one.direction for one in self.plan.space.objectives}),
             "constraints": json.dumps([vars(one) for one in self.plan.space.constraints]), "sampler": self.plan.space.sampler,
-            "scheduler": self.plan.space.scheduler, "asked": datetime.now(UTC),
+            "scheduler": self.plan.space.scheduler, "asked": datetime.now(UTC), "member": suggestion.member, "generation": suggestion.generation,
+            "parent": suggestion.parent,
         }  # fmt: skip
         if not self.results.publish("suggestions", part_key("suggestions", self.plan.search_id, str(suggestion.number)), [row]):
             raise ValueError(f"another run of this search has stored trial {suggestion.label} meanwhile; one search is run by one command at a time")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.results import Results
+from sweeper.search.population import schedule_of
 from sweeper.search.stored import StoredSearch, StoredTrial, stored_figures
 from sweeper.stored_plans import key_of_row, states
 
@@ -74,15 +75,15 @@ def outcome(results: Results, search: StoredSearch) -> Outcome:
 
 
 def searched(trial: StoredTrial) -> dict[str, Any]:
-    """Return the settings of a trial that the space searches, without those that it keeps fixed."""
+    """Return the settings of a trial that the space searches, without those that it keeps fixed; of a schedule, the values of all phases."""
     asked = {name for param in trial.params for name in (param, param.rpartition("/")[0])}
-    return {name: value for name, value in trial.settings.items() if name in asked}
+    return {name: value for name, value in {**trial.settings, **schedule_of(trial.settings)}.items() if name in asked}
 
 
 def tally(search: StoredSearch) -> str:
     """Return a sentence: how many trials there are, and what became of them."""
     counts = Counter(trial.state for trial in search.trials)
-    parts = [f"{counts[word]} {word}" for word in ("completed", "stopped", "failed", "missing") if counts[word]]
+    parts = [f"{counts[word]} {word}" for word in ("completed", "continued", "stopped", "failed", "missing") if counts[word]]
     repeated = len(search.trials) - len({trial.key for trial in search.trials if trial.key}) - sum(trial.key is None for trial in search.trials)
     sentence = f"{len(search.trials)} trials by {search.sampler}, scheduler {search.scheduler}: {', '.join(parts)}"
     sentence += f"; {repeated} repeat an earlier one" if repeated else ""
@@ -110,6 +111,8 @@ def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> 
 
 def _notes(search: StoredSearch, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
     notes = [tally(search)]
+    if search.scheduler == "pbt":
+        notes.append("learning_rate=[a, b]: its value in each phase of the training, so with loss weights. continued: earlier generations.")
     if not rows:
         return [*notes, f"No trial can be chosen: {_why_none(search)}"]
     scored = [row for row in rows if all(row[f"test_{column}"] is not None for column in columns)]
@@ -166,4 +169,10 @@ def _difference(value: float, column: str) -> str:
 
 def words(settings: Mapping[str, Any]) -> str:
     """Return settings in one line."""
-    return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items())
+
+    def word(value: object) -> str:
+        if isinstance(value, list):
+            return f"[{', '.join(map(word, value))}]"
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name}={word(value)}" for name, value in settings.items())

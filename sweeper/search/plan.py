@@ -9,9 +9,11 @@ from sweeper.config import key_of
 from sweeper.plan import Plan, PlannedTrial, Resolver, of_trials, planned
 from sweeper.ranking import CELL, epsilon_of, short
 from sweeper.scales import epsilon_grids
-from sweeper.search.engine import Step, settings_of
+from sweeper.search import population
+from sweeper.search.engine import settings_of
 from sweeper.search.space import SearchSpace
-from sweeper.search.study import fixed_proposal, random_proposals
+from sweeper.search.standing import Step, generation_label
+from sweeper.search.study import Proposal, fixed_proposal, random_proposals, ranges_of
 from sweeper.stored_plans import title
 
 _TRIED = 24  # random proposals that are resolved before anything runs
@@ -25,7 +27,7 @@ class SearchPlan:
         search_id: The identity: of the space's text, the settings, the data, both evaluations, sampler, scheduler and seed, not of the budget. It
             stands as `plan_hash` in the tables, so that the readers of plans find a search.
         base: A plan of one proposal's runs: what all trials share, and what is recorded once.
-        reference_variant_id: Of the first of the space's FIRST; "" without any.
+        reference_variant_id: Of the first of the space's FIRST; "" without any, and where a population makes schedules of them.
     """
 
     space: SearchSpace
@@ -43,14 +45,25 @@ class SearchPlan:
         """Return data set, scale and evaluation in words."""
         return title(self.sweep, self.dataset, self.scale, self.space.evaluation, "validation")
 
+    def settle(self, proposal: Proposal) -> dict[str, Any]:
+        """Return the flat settings of a proposal; in a population, those of a first phase.
+
+        Raises:
+            ValueError: If they are no trial, or give a population nothing to perturb.
+        """
+        return _settle(self.space, self.full, proposal)
+
     def make(self, settings: Mapping[str, Any], number: int) -> list[Step]:
         """Return the runs of a proposal's settings: its rungs, then the whole trial.
 
         Raises:
             ValueError: If they are no trial, or would be scored otherwise than the others.
         """
-        is_reference = number == 0 and bool(self.space.first)
-        *rungs, whole = _steps(self.space, self.full, self.rung, settings, "reference" if is_reference else f"#{number}")
+        if self.space.scheduler == "pbt" and "phases" not in settings:
+            raise ValueError("these settings could not be made those of a first phase")
+        is_reference = number == 0 and bool(self.reference_variant_id)
+        label = generation_label(number, len(settings["phases"])) if self.space.scheduler == "pbt" else f"#{number}"
+        *rungs, whole = _steps(self.space, self.full, self.rung, settings, "reference" if is_reference else label)
         if whole.run.evaluation_id != self.base.trials[-1].evaluation_id:
             raise ValueError("these settings change how the trial is scored, so it cannot be compared with the others")
         compared_with = self.reference_variant_id or whole.run.variant_id
@@ -91,11 +104,14 @@ def plan_search(
     reference_variant_id = ""
     for proposal in tried:
         try:
-            made = _steps(space, full, rung, settings_of(proposal), "")
+            own = _settle(space, full, proposal)
+            made = _steps(space, full, rung, own, "")
+            if space.scheduler == "pbt":  # the base is of the shortest and of the longest training that there is: they share no network
+                made = [made[0], *_steps(space, full, rung, {**own, "phases": own["phases"] * space.generations}, "")]
         except ValueError as error:
             words = ", ".join(f"{name}={value}" for name, value in proposal.params.items())
             raise ValueError(f"search space {space.name!r} proposes {words}: {error}") from error
-        if space.first and not steps:
+        if space.first and not steps and space.scheduler != "pbt":
             reference_variant_id = made[-1].run.variant_id
         steps = made if len(made) > len(steps) else steps
         if made[-1].run.evaluation_id != steps[-1].run.evaluation_id:
@@ -121,7 +137,32 @@ def plan_search(
     return SearchPlan(space, sweep, full.dataset, scale, search_id, base, full, rung, reference_variant_id)
 
 
+def _settle(space: SearchSpace, full: Resolver, proposal: Proposal) -> dict[str, Any]:
+    """Return the flat settings of a proposal: see `SearchPlan.settle`."""
+    settings = settings_of(proposal)
+    if space.scheduler != "pbt":
+        return settings
+    for name in ("phases", "training/phases"):
+        if name in full.settings or name in settings:
+            given = "--set" if name in full.settings else "suggest(trial)"
+            raise ValueError(f"scheduler 'pbt' makes the phases of a training, and {given} gives {name!r}: leave it out, or use another scheduler")
+    config = full.trial({"seed": 0, **full.settings, **settings}, label="").config
+    names = ("learning_rate", *config.network.loss_weights) if config.network.is_trained else ()
+    # a loss weight that has no effect here stands at the model's default, whatever was asked for
+    perturbed = [n for n in ranges_of(proposal.distributions) if n in names and config.model_options.get(n, settings.get(n)) == settings.get(n)]
+    if not perturbed:
+        could = f"could be asked for: {', '.join(names)}" if names else "is trained on nothing, and has no schedule"
+        raise ValueError(
+            f"scheduler 'pbt' perturbs the learning rate and loss weights that suggest(trial) asks for with suggest_float, and there are none; "
+            f"of {config.model!r} {could}"
+        )
+    weights = {name: settings[name] for name in perturbed if name != "learning_rate"}
+    return population.begun(settings, config.training.learning_rate, weights, space.phase_epochs)
+
+
 def _steps(space: SearchSpace, full: Resolver, rung: Resolver, settings: Mapping[str, Any], label: str) -> list[Step]:
+    if space.scheduler == "pbt":
+        return _steps_of_generation(space, full, rung, settings, label)
     trial = full.trial({"seed": 0, **full.settings, **settings}, label=label)
     steps = []
     if space.scheduler in ("asha", "median", "halving") and trial.config.network.is_trained:
@@ -132,6 +173,18 @@ def _steps(space: SearchSpace, full: Resolver, rung: Resolver, settings: Mapping
                 run = planned(shorter, scored.evaluation, label=f"{label}, {epochs} epoch{'s' * (epochs > 1)}", scored_as=scored.evaluation_id)
                 steps.append(Step(position, run.key, run))
     return [*steps, Step(None, trial.key, trial)]
+
+
+def _steps_of_generation(space: SearchSpace, full: Resolver, rung: Resolver, settings: Mapping[str, Any], label: str) -> list[Step]:
+    """Return the runs of a generation: by the quick evaluation unless it is the last, then at full length, which only the last is run at."""
+    generation = len(settings["phases"])
+    whole, scored = (way.trial({"seed": 0, **_beside_phases(way.settings), **settings}, label=label) for way in (full, rung))
+    first = [Step(generation - 1, scored.key, scored)] if generation < space.generations else []
+    return [*first, Step(None, whole.key, whole)]
+
+
+def _beside_phases(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name.removeprefix("training/") != "learning_rate"}  # each phase has one
 
 
 def _check_columns(space: SearchSpace, trials: Sequence[PlannedTrial]) -> None:

@@ -10,10 +10,11 @@ from sweeper.datasets import Splits
 from sweeper.lookup import sources
 from sweeper.plan import PlannedTrial
 from sweeper.results import Results
-from sweeper.search.engine import Failure, Figures, Search, Work
+from sweeper.search.engine import Search
 from sweeper.search.ledger import Ledger
 from sweeper.search.plan import SearchPlan
 from sweeper.search.space import SearchSpace
+from sweeper.search.standing import Failure, Figures, Work
 from sweeper.search.study import Mirror, Proposal
 from sweeper.stages import Stage
 from sweeper.sweep import OWN_FAULT, View, record_run
@@ -71,7 +72,7 @@ class Feed:
         told = self.search.told()
         try:
             for number in numbers:
-                if self.search.standings[number].state != "stopped":  # it may still go on
+                if self.search.standings[number].state not in ("stopped", "continued"):  # it may still go on
                     self._mirror.show(number, told[number])
         except Exception as error:  # whatever a database's driver raises: the search itself does not need it
             self._warn(f"--storage {self._mirror.storage} is no longer written: {type(error).__name__}: {error}")
@@ -82,7 +83,7 @@ class Feed:
         if self._mirror is not None:
             told = self.search.told()
             for number, standing in enumerate(self.search.standings):
-                if standing.state == "stopped":
+                if standing.state in ("stopped", "continued"):
                     self._mirror.show(number, told[number])
 
 
@@ -122,12 +123,12 @@ def run_search(
     ledger = Ledger(plan, results, retry_failed)
     begun = ledger.begun()
     ledger.announce(begun)
-    search = Search(plan.space, plan.make, begun=begun, warm=warm, remember=ledger.remember, look_up=ledger.look_up, gpus=gpus)
+    search = Search(plan.space, plan.make, begun=begun, warm=warm, settle=plan.settle, remember=ledger.remember, look_up=ledger.look_up, gpus=gpus)
     search.gpu_seconds = ledger.gpu_seconds(gpus, search.standings)
     mirror = Mirror(plan.space, storage, f"{plan.sweep}-{plan.search_id[:8]}") if storage else None
     artifacts = Artifacts(results_root)
     stages = [stage for stage in plan.base.stages if not artifacts.has(stage.kind, stage.key)]
-    done = sum(standing.state in ("completed", "failed") for standing in search.standings)
+    done = sum(standing.state in ("completed", "continued", "failed") for standing in search.standings)
     view.begin(plan.title, stages, expected_runs(plan.space) - sum(len(standing.reached) for standing in search.standings), done)
     feed = Feed(search, ledger, view, mirror, warn)
     job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
@@ -146,8 +147,15 @@ def expected_runs(space: SearchSpace) -> int:
 
 
 def expected_by_rung(space: SearchSpace) -> list[tuple[int | None, float]]:
-    """Return (epochs, how many trials reach that) for each rung, and last (None, how many are run at full length)."""
+    """Return (epochs, how many trials reach that) for each rung, and last (None, how many are run at full length).
+
+    Of a population, that is how many of its members reach each generation.
+    """
     trials, found = float(space.budget.trials or 0), []
+    if space.scheduler == "pbt":
+        asked = space.budget.trials or space.population * space.generations
+        members = [float(min(space.population, max(0, asked - space.population * before))) for before in range(space.generations)]
+        return list(zip([*space.rungs, None], members, strict=True))
     kept = {"asha": 1 / space.reduction, "halving": 1 / space.reduction, "median": 0.5}.get(space.scheduler)
     for epochs in space.rungs if kept else ():
         found.append((epochs, trials))

@@ -8,6 +8,7 @@ from typing import Any
 
 from sweeper.lookup import nearest
 from sweeper.ranking import CELL
+from sweeper.search.population import FEWEST
 
 SAMPLERS = ("tpe", "nsga2", "random", "quasi_random", "cma_es")
 SCHEDULERS = ("none", "asha", "median", "halving", "pbt")
@@ -60,10 +61,12 @@ class SearchSpace:
 
     Attributes:
         suggest: optuna.Trial -> settings that stay fixed; the parameters it was asked for are settings themselves.
-        rungs: Epochs of purifier training after which a trial is scored by the quick evaluation and may be left; ascending.
+        rungs: Epochs of purifier training after which a trial is scored by the quick evaluation and may be left; ascending. With scheduler `pbt`, the
+            ends of all generations but the last.
         reduction: Of the trials at a rung, one in so many goes on (eta of Li et al., 2020).
         first: Parameters that are tried before the sampler is asked; the first of them is the reference.
         evaluation: What scores those that reach the end, on validation images.
+        population: Members of scheduler `pbt`, each trained for so many `generations` of `phase_epochs` epochs.
     """
 
     name: str
@@ -78,6 +81,9 @@ class SearchSpace:
     first: tuple[Mapping[str, Any], ...] = ()
     evaluation: str = "standard"
     seed: int = 0
+    population: int = 8
+    generations: int = 4
+    phase_epochs: int = 2
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -98,22 +104,25 @@ def read_space(name: str, module: ModuleType, **over: Any) -> SearchSpace:
         raise ValueError(f"search space {name!r} offers both variants() and suggest(); an ablation lists, a search samples: leave one out")
     objectives = _objectives(name, getattr(module, "OBJECTIVES", None))
     constraints = tuple(_constraint(name, text) for text in _several(name, "CONSTRAINTS", getattr(module, "CONSTRAINTS", ())))
-    given = {key: value for key, value in over.items() if value is not None}
+    given = {key: value.replace("-", "_") if isinstance(value, str) else value for key, value in over.items() if value is not None}
+    scheduler = given.get("scheduler", getattr(module, "SCHEDULER", "none"))
+    sizes = _population(module) if scheduler == "pbt" else {}
     bounds = {**_budget(name, getattr(module, "BUDGET", {})), **{key: given.pop(key) for key in ("trials", "seconds", "gpu_hours") if key in given}}
     space = SearchSpace(
         name=name,
         suggest=module.suggest,
         objectives=objectives,
         constraints=constraints,
-        budget=Budget(**bounds) if bounds else Budget(),
-        sampler=getattr(module, "SAMPLER", "tpe"),
-        scheduler=getattr(module, "SCHEDULER", "none"),
-        rungs=tuple(getattr(module, "RUNGS", ())),
+        budget=Budget(**bounds) if bounds else Budget(sizes["population"] * sizes["generations"]) if sizes else Budget(),
+        sampler=getattr(module, "SAMPLER", "random" if sizes else "tpe"),
+        scheduler=scheduler,
+        rungs=_ends(**sizes) if sizes else tuple(getattr(module, "RUNGS", ())),
         reduction=getattr(module, "REDUCTION", 3),
         first=tuple(_several(name, "FIRST", getattr(module, "FIRST", ()))),
         evaluation=getattr(module, "EVALUATION", "standard"),
+        **sizes,
     )
-    return _checked(replace(space, **{key: value.replace("-", "_") if isinstance(value, str) else value for key, value in given.items()}))
+    return _checked(replace(space, **given))
 
 
 def _checked(space: SearchSpace) -> SearchSpace:
@@ -132,6 +141,8 @@ def _checked(space: SearchSpace) -> SearchSpace:
         raise ValueError(f"scheduler {space.scheduler!r} needs rungs: give the space RUNGS = (3,), epochs at which trials are compared")
     if any(isinstance(e, bool) or not isinstance(e, int) or e < 1 for e in space.rungs) or list(space.rungs) != sorted(set(space.rungs)):
         raise ValueError(f"RUNGS must be ascending numbers of epochs, got {space.rungs!r}")
+    if space.scheduler == "pbt" and len(space.first) > space.population:
+        raise ValueError(f"FIRST begins members of the population, of which there are {space.population} (POPULATION), got {len(space.first)}")
     if isinstance(space.reduction, bool) or not isinstance(space.reduction, int) or space.reduction < 2:
         raise ValueError(f"REDUCTION must be a whole number of at least 2, got {space.reduction!r}")
     if space.evaluation == "quick":
@@ -182,6 +193,22 @@ def _budget(name: str, given: object) -> dict[str, Any]:
     if not isinstance(given, Mapping) or set(given) - set(known):
         raise ValueError(f"search space {name!r}: BUDGET is a dict with any of {', '.join(known)}, got {given!r}")
     return {key: None for key in known} | dict(given) if given else {}
+
+
+def _population(module: ModuleType) -> dict[str, int]:
+    why = f"a quarter of the members exploits another, and fewer than {FEWEST} are not judged"
+    known = (("population", 8, FEWEST, why), ("generations", 4, 2, "the first has nobody to learn from"), ("phase_epochs", 2, 1, "each is trained"))
+    sizes = {}
+    for name, usual, least, reason in known:
+        value = getattr(module, name.upper(), usual)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name.upper()} must be a whole number of at least {least}, since {reason}; got {value!r}")
+        sizes[name] = value
+    return sizes
+
+
+def _ends(population: int, generations: int, phase_epochs: int) -> tuple[int, ...]:
+    return tuple(phase_epochs * generation for generation in range(1, generations))
 
 
 def _several(name: str, what: str, given: object) -> Sequence[Any]:

@@ -21,10 +21,13 @@ class StoredTrial:
     """One suggestion of a stored search.
 
     Attributes:
-        state: `completed`, `stopped` at a rung, `failed`, or `missing`: not finished yet.
+        state: `completed`, `stopped` at a rung, `continued`, `failed`, or `missing`: not finished yet. `continued`: a member's earlier generation,
+            scored, which the member goes on from with its own phases or another's.
         figures: At full length, on validation images; None unless completed. Intervals over images as `_NAME_ci`.
         rungs: Epochs -> figures there, of those rungs that it reached.
         failed_checks: The validity checks that it fails.
+        member, generation, parent: Of a population: the number that the member began with, the generation from 1, and the number of the suggestion
+            whose weights it goes on from.
     """
 
     number: int
@@ -40,6 +43,9 @@ class StoredTrial:
     failed_checks: tuple[str, ...]
     message: str
     asked: datetime
+    member: int | None = None
+    generation: int | None = None
+    parent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ def read_search(results: Results, sweep: str, dataset: str | None = None, plan_h
                 failed_checks=tuple(failed.get(key, ())) if key else (),
                 message=became.get("message") or "",
                 asked=row["asked"],
+                **{name: row[name] for name in ("member", "generation", "parent")},
             )
         )
     first = planned[0]

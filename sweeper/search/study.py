@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import optuna
 import optuna.storages.journal
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
@@ -189,6 +189,12 @@ def fits(distributions: Mapping[str, str], params: Mapping[str, Any]) -> bool:
     """Say whether each value lies in its distribution."""
     return all(json_to_distribution(distributions[name])._contains(json_to_distribution(distributions[name]).to_internal_repr(value))
                for name, value in params.items())  # fmt: skip
+
+
+def ranges_of(distributions: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+    """Return parameter -> its lowest and highest value, of those that `suggest_float` gives without a step: any value between them is one."""
+    found = {name: json_to_distribution(text) for name, text in distributions.items()}
+    return {name: (one.low, one.high) for name, one in found.items() if isinstance(one, FloatDistribution) and one.step is None}
 
 
 def _suggest(space: SearchSpace, trial: Any) -> dict[str, Any]:

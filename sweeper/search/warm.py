@@ -24,8 +24,10 @@ def warm_proposals(plan: SearchPlan, root: Path, sweeps: Sequence[str]) -> tuple
     """Return the proposals that trials of earlier sweeps are, one for each variant, and a sentence per sweep about how many fit.
 
     Raises:
-        ValueError: If there is no such sweep.
+        ValueError: If there is no such sweep, or the search is a population, whose members begin with a first phase.
     """
+    if plan.space.scheduler == "pbt":
+        raise ValueError("--warm-start offers whole trials, and scheduler 'pbt' makes trials of phases; leave it out, or use another scheduler")
     results = Results(root)
     register_sources(results.kept_sources())
     found: dict[str, Proposal] = {}
