@@ -112,7 +112,7 @@ def scan(table: str, paths: Sequence[str], columns: Sequence[str], where: Where 
         names = [pa.field("__filename", pa.string()), *schema(table)]
         return pa.schema(names).empty_table().select(columns)
     try:
-        data = dataset(table, paths).to_table(columns=[*dict.fromkeys((*columns, "schema_version"))], filter=_filter(where))
+        data = dataset(table, paths).to_table(columns=[*dict.fromkeys((*columns, "schema_version"))], filter=_filter(table, where))
     except (pa.ArrowException, OSError) as error:
         raise Unreadable(str(error)) from error
     versions = data["schema_version"]
@@ -164,11 +164,12 @@ def _type(name: str) -> pa.DataType:
     return pa.list_(_TYPES[name[5:-1]]) if name.startswith("list<") else _TYPES[name]
 
 
-def _filter(where: Where | None) -> ds.Expression | None:
+def _filter(table: str, where: Where | None) -> ds.Expression | None:
     combined = None
     for name, wanted in (where or {}).items():
         values = list(wanted) if isinstance(wanted, (list, tuple, set, frozenset)) else [wanted]
-        condition = ds.field(name).isin([value for value in values if value is not None])
+        known = [value for value in values if value is not None]
+        condition = ds.field(name).isin(pa.array(known, schema(table).field(name).type))  # typed: no values at all are of no type else
         if None in values:
             condition = condition | ds.field(name).is_null()
         combined = condition if combined is None else combined & condition

@@ -214,6 +214,11 @@ def test_where_takes_values_lists_and_none(filled: Results) -> None:
     assert filled.read("scores", where={"carried_over": [None, 2]}).num_rows == 7
 
 
+@pytest.mark.parametrize("column", ["trial_id", "epsilon", "carried_over"])
+def test_a_row_has_none_of_no_values(filled: Results, column: str) -> None:
+    assert filled.read("scores", where={column: []}).num_rows == 0
+
+
 PUBLISH_MANY = """
 import sys
 sys.path.insert(0, {tests!r})
