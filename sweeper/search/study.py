@@ -22,6 +22,7 @@ from sweeper.search.space import Objective, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes")  # that less is taken for better: `importances` heeds it
 
 EVALUATOR = "PED-ANOVA"  # Watanabe et al., 2023 (arXiv:2304.10255): Optuna's default, for conditional parameters and several objectives
 STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL, "running": TrialState.RUNNING}
