@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image
 from small_report import report
+from stored_search import stored_search
 
+from sweeper.report.assemble import build
 from sweeper.report.page import render
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -24,6 +26,11 @@ PROGRAM = next((path for path in map(shutil.which, NAMES) if path), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=f"no browser: none of {', '.join(NAMES)} is installed")
 DESKTOP, PHONE = 1280, 400
 PATIENCE = 20.0  # seconds for one answer
+WORDS_OUTSIDE = (
+    "[...document.querySelectorAll('.panel svg')].flatMap(svg => {let f = svg.getBoundingClientRect(); return [...svg.querySelectorAll('text')]"
+    ".filter(t => {let r = t.getBoundingClientRect(); return r.left < f.left - 1 || r.right > f.right + 1 || r.bottom > f.bottom + 1})"
+    ".map(t => t.textContent)})"
+)
 
 
 class Browser:
@@ -139,6 +146,20 @@ def opened(browser: Browser, folder: Path) -> Browser:
     return browser
 
 
+def test_a_searchs_charts_fit_their_page_and_keep_their_words_inside(browser: Browser, tmp_path: Path) -> None:
+    made = build(stored_search(tmp_path / "results"), "made")
+    (tmp_path / "search.html").write_text(render(made), encoding="utf-8")
+    for width in (DESKTOP, PHONE):
+        browser.view(width)
+        browser.open((tmp_path / "search.html").as_uri())
+        assert browser.trouble() == []
+        browser.ask("document.querySelectorAll('details').forEach(e => e.open = true) || 1")
+        assert browser.ask("document.documentElement.scrollWidth") <= width
+        assert browser.ask(WORDS_OUTSIDE) == []
+        sizes = browser.ask("[...document.querySelectorAll('.panel svg')].map(e => e.getBoundingClientRect()).map(r => [r.width, r.height])")
+        assert all(across > 200 and up > 60 for across, up in sizes)
+
+
 def colors(image: Image.Image) -> int:
     return len(image.getcolors(1 << 24) or ())
 
@@ -172,12 +193,7 @@ def test_every_section_is_there_and_every_drawing_has_a_size(opened: Browser) ->
 
 
 def test_words_in_a_figure_stay_inside_it(opened: Browser) -> None:
-    outside = opened.ask(
-        "[...document.querySelectorAll('.panel > svg')].flatMap(svg => {let f = svg.getBoundingClientRect(); return [...svg.querySelectorAll('text')]"
-        ".filter(t => {let r = t.getBoundingClientRect(); return r.left < f.left - 1 || r.right > f.right + 1 || r.bottom > f.bottom + 1})"
-        ".map(t => t.textContent)})"
-    )
-    assert outside == []
+    assert opened.ask(WORDS_OUTSIDE) == []
 
 
 @pytest.mark.parametrize("media", ["screen", "print"])

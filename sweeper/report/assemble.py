@@ -16,18 +16,23 @@ from sweeper.report.table1 import tables
 from sweeper.report.training_curves import figures, loss_weights_figure, perplexity_figure, weight_variants
 from sweeper.report.trials import Material
 from sweeper.results import Results
+from sweeper.stored_plans import is_search
 
 
 def build(results: Results, sweep: str, dataset: str | None = None, plan_hash: str | None = None) -> Report:
     """Return the report of the plan that was run last under that name (on that data set), or of the plan named.
 
     The same sweep on other data sets under this root joins Table 1, Figure 2 and the claims; a sweep `loss_weights` on the same data set answers
-    the claim about alpha and beta.
+    the claim about alpha and beta. A search has a report of its own (`search_report.py`).
 
     Raises:
         ValueError: If there is no such plan; the message lists the sweeps there are.
     """
     material = load(results, sweep, dataset, plan_hash)
+    if is_search(results, material.plan_hash):
+        from sweeper.report.search_report import search_report  # with it comes optuna
+
+        return search_report(results, material)
     sheet = (material, systems_of(material))
     others = [(other, systems_of(other)) for other in _elsewhere(results, material)]
     weights = material if weight_variants(material) else _weights(results, material.dataset)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sweeper.report.charts import Axis, Chart, Parallel, Plot
 from sweeper.report.content import Cell, Claims, Figure, Panel, Series, Table
 from sweeper.tables import text_of
 
@@ -109,6 +110,53 @@ def panel_table(panel: Panel) -> Shown:
     places = sorted({x for series in panel.series for x in series.x})
     rows = tuple((_digits(x), *(_point(series, x) for series in panel.series)) for x in places)
     return Shown((panel.x_label, *(series.name for series in panel.series)), rows, (True,) * (1 + len(panel.series)))
+
+
+def chart_rows(chart: Chart) -> list[dict[str, Cell]]:
+    """Return every number of a chart: one row per plot, layer and mark, or per trial and parallel axis. A category has its word beside its place."""
+    rows: list[dict[str, Cell]] = []
+    for plot in chart.plots:
+        if isinstance(plot, Parallel):
+            for way in plot.ways:
+                of_way: dict[str, Cell] = {"plot": plot.title, "of": way.name, "may_be_chosen": not way.is_broken}
+                rows += [
+                    of_way | {"axis": axis.label, "value": value, "value_word": _word(axis, value)}
+                    for axis, value in zip(plot.axes, way.values, strict=True)
+                ]
+            continue
+        for layer in plot.layers:
+            for mark in layer.marks if layer.look != "link" else ():
+                row: dict[str, Cell] = {"plot": plot.title, "layer": layer.name, "of": mark.name, "x": mark.x, "y": mark.y}
+                row |= {"low": mark.low, "high": mark.high, "x_low": mark.x_low, "x_high": mark.x_high}
+                rows.append(row | {"x_word": _word(plot.x, mark.x), "y_word": _word(plot.y, mark.y)})
+    return rows
+
+
+def plot_table(plot: Plot | Parallel) -> Shown:
+    """Return a plot's numbers to six digits: a row per mark, intervals in brackets, words at categories; or a row per trial across parallel axes."""
+    if isinstance(plot, Parallel):
+        across = tuple((way.name, *(_on(axis, value) for axis, value in zip(plot.axes, way.values, strict=True))) for way in plot.ways)
+        return Shown(("trial", *(axis.label for axis in plot.axes)), across, (False, *(not axis.categories for axis in plot.axes)))
+    marks = [(layer, mark) for layer in plot.layers if layer.look != "link" for mark in layer.marks if mark.name]
+    if all(layer.look == "bar" for layer, _ in marks):
+        return Shown((plot.y.label, plot.x.label), tuple((mark.name, _digits(mark.x)) for _, mark in marks), (False, True))
+    rows = tuple(
+        (mark.name, layer.name, _bounded(plot.x, mark.x, mark.x_low, mark.x_high), _bounded(plot.y, mark.y, mark.low, mark.high))
+        for layer, mark in marks
+    )
+    return Shown(("trial", "as", plot.x.label, plot.y.label), rows, (False, False, not plot.x.categories, not plot.y.categories))
+
+
+def _word(axis: Axis, value: float | None) -> str | None:
+    return axis.categories[round(value)] if axis.categories and value is not None else None
+
+
+def _on(axis: Axis, value: float | None) -> str:
+    return _word(axis, value) or _digits(value)
+
+
+def _bounded(axis: Axis, value: float | None, low: float | None, high: float | None) -> str:
+    return _on(axis, value) + ("" if low is None or high is None else f" [{_digits(low)}, {_digits(high)}]")
 
 
 def _point(series: Series, x: float) -> str:

@@ -27,8 +27,8 @@ def report(
 ) -> None:
     """Write a sweep's report: one HTML file that opens offline.
 
-    Its tables and figures with intervals, training curves, images, a reviewer's checks, and the paper's claims one by one. Prints the file's path;
-    nothing is trained or attacked again.
+    Its tables and figures with intervals, training curves, images, a reviewer's checks, and the paper's claims one by one; of a search instead its
+    history, Pareto set, importances and every trial. Prints the file's path; nothing is trained or attacked again.
     """
     with refusing():
         _check_paths(file, out)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sweeper.report.charts import Chart
+
 Cell = str | float | int | bool | None
 
 
@@ -174,7 +176,7 @@ class Strips:
     kind: Literal["strips"] = "strips"
 
 
-Item = Figure | Table | Claims | Checks | Strips
+Item = Figure | Chart | Table | Claims | Checks | Strips
 
 
 @dataclass(frozen=True)

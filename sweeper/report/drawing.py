@@ -90,45 +90,57 @@ def has_numbers(panel: Panel) -> bool:
 
 def panel_svg(panel: Panel, styles: Mapping[str, Style], *, unique: str) -> str:
     """Return one panel as an `<svg>` element for a page: no fixed size, black is the page's ink, `unique` keeps its ids apart from others'."""
-    with _settings(unique):
+    with settings(unique):
         canvas = Canvas(figsize=_PANEL_INCHES, layout="constrained", facecolor="none")
         _draw(canvas.add_subplot(), panel, styles)
-        _place(canvas)
-        return _for_page(_saved(canvas, "svg").decode())
+        lay_out(canvas)
+        return for_page(saved(canvas, "svg").decode())
 
 
 def swatch_svg(style: Style, *, stress: bool, unique: str) -> str:
     """Return a legend's sample of a curve as an `<svg>` element for a page."""
-    with _settings(unique):
+    with settings(unique):
         canvas = Canvas(figsize=(0.5, 0.16), facecolor="none")
         canvas.add_artist(_sample(style, stress, [0.03, 0.5, 0.97], [0.5, 0.5, 0.5]))
-        return _for_page(_saved(canvas, "svg").decode())
+        return for_page(saved(canvas, "svg").decode())
 
 
 def figure_files(figure: Figure, styles: Mapping[str, Style], statement: str) -> dict[str, bytes]:
     """Return the whole figure as files, by their ending: `svg`, and `png` of 150 dots per inch. Title, legend and statement are in them."""
-    with _settings(figure.name):
-        columns = max(1, min(figure.columns, len(figure.panels)))
-        rows = math.ceil(len(figure.panels) / columns)
-        width = max(4.6, _PANEL_INCHES[0] * columns)
-        names = legend_of(figure)
-        across = max(1, int(width * 72 / (44 + 5.2 * max(map(len, names), default=1))))
-        lines = math.ceil(len(names) / across)
-        heading = fill(figure.title, int(width * 13)) + "\n" + fill(statement, int(width * 13))
-        height = _PANEL_INCHES[1] * rows + 0.17 * lines + 0.2 + 0.16 * (heading.count("\n") + 1)
-        canvas = Canvas(figsize=(width, height), layout="constrained", facecolor="white")
-        canvas.suptitle(heading, x=0.01, ha="left", fontsize=9)
-        for index, panel in enumerate(figure.panels):
-            _draw(canvas.add_subplot(rows, columns, index + 1), panel, styles)
-        if names:
-            samples = [_sample(styles[name], stress, [], []) for name, stress in names.items()]
-            canvas.legend(samples, [*names], loc="outside lower left", ncols=across, frameon=False, handlelength=4, fontsize=8)
-        _place(canvas)  # once, for both files
-        return {"svg": _saved(canvas, "svg"), "png": _saved(canvas, "png")}
+    with settings(figure.name):
+        samples = {name: _sample(styles[name], stress, [], []) for name, stress in legend_of(figure).items()}
+        canvas, all_axes = sheet(figure.title, statement, samples, len(figure.panels), figure.columns, _PANEL_INCHES)
+        for axes, panel in zip(all_axes, figure.panels, strict=True):
+            _draw(axes, panel, styles)
+        lay_out(canvas)  # once, for both files
+        return {"svg": saved(canvas, "svg"), "png": saved(canvas, "png")}
+
+
+def sheet(
+    title: str, statement: str, samples: Mapping[str, Line2D], count: int, columns: int, inches: tuple[float, float]
+) -> tuple[Canvas, list[Axes]]:
+    """Return a white canvas with title, statement and legend, and its axes, empty.
+
+    Args:
+        samples: What the legend shows, by name.
+        count: How many axes, of `inches` each, at most `columns` side by side.
+    """
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    width = max(4.6, inches[0] * columns)
+    across = max(1, int(width * 72 / (44 + 5.2 * max(map(len, samples), default=1))))
+    lines = math.ceil(len(samples) / across)
+    heading = fill(title, int(width * 13)) + "\n" + fill(statement, int(width * 13))
+    height = inches[1] * rows + 0.17 * lines + 0.2 + 0.16 * (heading.count("\n") + 1)
+    canvas = Canvas(figsize=(width, height), layout="constrained", facecolor="white")
+    canvas.suptitle(heading, x=0.01, ha="left", fontsize=9)
+    if samples:
+        canvas.legend([*samples.values()], [*samples], loc="outside lower left", ncols=across, frameon=False, handlelength=4, fontsize=8)
+    return canvas, [canvas.add_subplot(rows, columns, index + 1) for index in range(count)]
 
 
 @contextmanager
-def _settings(salt: str) -> Iterator[None]:
+def settings(salt: str) -> Iterator[None]:
     """Draw with these settings and nobody's own, and give those back."""
     with _RENDERING, matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -136,7 +148,7 @@ def _settings(salt: str) -> Iterator[None]:
         yield
 
 
-def _place(canvas: Canvas) -> None:
+def lay_out(canvas: Canvas) -> None:
     """Make room for all words now: left to matplotlib, saving would draw everything once more for it."""
     engine = canvas.get_layout_engine()
     assert engine is not None
@@ -144,7 +156,7 @@ def _place(canvas: Canvas) -> None:
     canvas.set_layout_engine("none")
 
 
-def _saved(canvas: Canvas, kind: str) -> bytes:
+def saved(canvas: Canvas, kind: str) -> bytes:
     file = io.BytesIO()
     canvas.savefig(file, format=kind, dpi=150 if kind == "png" else 72, metadata=_NO_METADATA if kind == "svg" else {"Software": None})
     return file.getvalue()
@@ -155,7 +167,7 @@ def _drawable(panel: Panel) -> list[Series]:
 
 
 def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style]) -> None:
-    axes.set_title(_lines(panel.title, 44))
+    axes.set_title(even_lines(panel.title, 44))
     drawable = _drawable(panel)
     if not drawable:
         axes.set_axis_off()
@@ -176,8 +188,8 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style]) -> None:
         _draw_series(axes, series, styles[series.name], index, band=with_interval <= BANDS)
     whole = all(float(x).is_integer() for series in drawable for x in series.x)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
-    axes.set_xlabel(_lines(panel.x_label, 48))
-    axes.set_ylabel(_lines(panel.y_label, 34))
+    axes.set_xlabel(even_lines(panel.x_label, 48))
+    axes.set_ylabel(even_lines(panel.y_label, 34))
     if panel.y_range is not None:
         low, high = panel.y_range
         room = 0 if panel.y_log and positive else 0.03 * (high - low)  # a marker at the very edge stays whole
@@ -224,7 +236,7 @@ def _marked(y: Sequence[float], index: int) -> list[int]:
     return sorted({*range(index % step, len(y), step), *alone})
 
 
-def _lines(text: str, width: int) -> str:
+def even_lines(text: str, width: int) -> str:
     """Return text in as few lines as the width allows, of about the same length."""
     most = fill(text, width).count("\n")
     even = min(width, len(text) // (most + 1) + 1)
@@ -243,7 +255,7 @@ def _whole(values: Sequence[float]) -> bool:
     return not any(math.isnan(value) for value in values)
 
 
-def _for_page(svg: str) -> str:
+def for_page(svg: str) -> str:
     """Return matplotlib's file as an element: nothing that names an address, no size, no ids but those referred to, the page's ink."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</defs>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeper.latex import escape, tabular
-from sweeper.report import cells, drawing
+from sweeper.report import cells, chart_drawing, drawing
 from sweeper.report.cells import slug
+from sweeper.report.charts import Chart
 from sweeper.report.content import Checks, Figure, Report, Strips, Table
 
 
@@ -55,6 +56,12 @@ def _files(report: Report) -> Iterator[tuple[str, bytes]]:
                 yield f"figures/{slug(item.name)}.{ending}", content
             rows = cells.figure_rows(item)
             columns = list(dict.fromkeys([*("panel", "curve", "x", "y", "low", "high"), *(name for row in rows for name in row)]))
+            yield f"figures/{slug(item.name)}.csv", cells.csv_text(columns, rows).encode()
+        elif isinstance(item, Chart):
+            for ending, content in chart_drawing.chart_files(item, item.statement or report.statement).items():
+                yield f"figures/{slug(item.name)}.{ending}", content
+            rows = cells.chart_rows(item)
+            columns = list(dict.fromkeys(name for row in rows for name in row))
             yield f"figures/{slug(item.name)}.csv", cells.csv_text(columns, rows).encode()
         elif isinstance(item, Strips):
             yield from _pictures(item)

@@ -166,6 +166,11 @@ def systems_of(material: Material) -> Systems:
     )
 
 
+def labelled(material: Material) -> Systems:
+    """Return the variants with a completed trial under their own labels, in no table of the paper: the trials of a search."""
+    return Systems((), (), (), _by_label([variant for variant in material.variants if variant.trials]))
+
+
 def kind(variant: Variant) -> str:
     """Return the variant's model, and `unet` for a VQUNet without quantization."""
     row = variant.settings

@@ -9,8 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sweeper.report import cells, drawing
+from sweeper.report import cells, chart_drawing, drawing
 from sweeper.report.cells import slug
+from sweeper.report.charts import Chart, Parallel, Plot
 from sweeper.report.content import Figure, Panel, Picture, Report
 
 PICTURE_WIDTH = 96  # pixels of the screen that a small picture is scaled up to, by a whole factor of at most 3
@@ -31,6 +32,11 @@ def render(report: Report) -> str:
         swatch=lambda name, stress, item, index: Markup(drawing.swatch_svg(styles[name], stress=stress, unique=f"{item}-legend-{index}")),
         legend_of=drawing.legend_of,
         describe=_describe,
+        draw_plot=lambda plot, inches, item, index: Markup(chart_drawing.plot_svg(plot, inches, unique=f"{item}-{index}")),
+        look=lambda look, item, index: Markup(chart_drawing.look_svg(look, unique=f"{item}-legend-{index}")),
+        chart_legend=chart_drawing.chart_legend,
+        describe_plot=_describe_plot,
+        plot_table=cells.plot_table,
         has_numbers=drawing.has_numbers,
         has_intervals=lambda panel: any(series.low for series in panel.series),
         panel_table=cells.panel_table,
@@ -56,6 +62,14 @@ def _describe(figure: Figure, panel: Panel) -> str:
     """Return what a reader hears who does not see a panel; its numbers stand in the table below it."""
     names = ", ".join(series.name for series in panel.series)
     return f"{figure.title}, {panel.title}: {panel.y_label} over {panel.x_label} of {names}. The numbers stand below the figure."
+
+
+def _describe_plot(chart: Chart, plot: Plot | Parallel) -> str:
+    if isinstance(plot, Parallel):
+        words = f"{len(plot.ways)} trials across {', '.join(axis.label for axis in plot.axes)}"
+    else:
+        words = f"{plot.y.label} over {plot.x.label}"
+    return f"{chart.title}, {plot.title}: {words}. The numbers stand below the figure."
 
 
 def _image(picture: Picture, words: str) -> Markup:

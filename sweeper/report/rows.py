@@ -76,7 +76,8 @@ def load(results: Results, sweep: str, dataset: str | None = None, plan_hash: st
                     tuple(row["seed"] for row in members), tuple(trial(row) for row in done),
                     tuple(one for row in members for one in checks[key_of_row(row)]))
         )  # fmt: skip
-        troubles += [_trouble(row, state[key_of_row(row)]) for row in members if row not in done]
+        ended_early = [row for row in members if state[key_of_row(row)]["status"] == "stopped"]  # a search meant them to
+        troubles += [_trouble(row, state[key_of_row(row)]) for row in members if row not in done and row not in ended_early]
     first = planned[0]
     runs = [run for run in read(results, "runs") if run["plan_hash"] == first["plan_hash"]]
     return Material(
