@@ -3,6 +3,7 @@
 Also importance and suggest-next, which read tables and import neither torch nor ray.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,7 @@ class SearchOptions:
     search_seed: int | None = None
     storage: str | None = None
     warm_start: tuple[str, ...] = ()
+    price_per_hour: float | None = None
 
     def refuse_for_ablation(self, space: str) -> None:
         """Refuse what an ablation cannot heed.
@@ -69,6 +71,10 @@ def make_search(asked: Asked, evaluation: str | None, seeds: int | None, split: 
         raise ValueError(f"a search runs each proposal with one seed (--set seed=0); `refine` runs the best with more; got --seeds {seeds}")
     if split != "test":
         raise ValueError("a search is always scored on validation images, and its Pareto set on the test images; --split is not needed")
+    for name in ("trials", "minutes", "gpu_hours"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
     space = read_space(
         asked.name,
         asked.module,
@@ -103,7 +109,6 @@ def run_and_print(
     options: SearchOptions,
     *,
     retry_failed: bool,
-    format: str = "table",
 ) -> int:
     """Search, score the Pareto set on the test images, print it; return the exit status."""
     from sweeper.search.outcome import front_plan, outcome

@@ -1,5 +1,6 @@
 """What a search costs before it runs: trials per rung, seconds and money, from what was measured under this results root."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float 
     Raises:
         ValueError: If the price is negative.
     """
-    if price_per_hour is not None and price_per_hour < 0:
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
         raise ValueError(f"--price-per-hour must be at least 0, got {price_per_hour:g}")
     measured = _Measured(plan, root)
     artifacts = Artifacts(root)

@@ -1,5 +1,6 @@
 """What a search space offers: `suggest(trial)`, the objectives, and how far to search. Read once, checked before anything runs."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,9 +109,9 @@ def read_space(name: str, module: ModuleType, **over: Any) -> SearchSpace:
         budget=Budget(**bounds) if bounds else Budget(),
         sampler=getattr(module, "SAMPLER", "tpe"),
         scheduler=getattr(module, "SCHEDULER", "none"),
-        rungs=tuple(getattr(module, "RUNGS", ())),
+        rungs=tuple(_several(name, "RUNGS", getattr(module, "RUNGS", ()))),
         reduction=getattr(module, "REDUCTION", 3),
-        first=tuple(_several(name, "FIRST", getattr(module, "FIRST", ()))),
+        first=tuple(_params(name, given) for given in _several(name, "FIRST", getattr(module, "FIRST", ()))),
         evaluation=getattr(module, "EVALUATION", "standard"),
     )
     return _checked(replace(space, **{key: value.replace("-", "_") if isinstance(value, str) else value for key, value in given.items()}))
@@ -138,8 +139,8 @@ def _checked(space: SearchSpace) -> SearchSpace:
         raise ValueError("the quick evaluation prunes a search and never ranks, so it cannot be what a search is decided by; got evaluation 'quick'")
     budget = space.budget
     for setting, value in (("trials", budget.trials), ("seconds", budget.seconds), ("gpu_hours", budget.gpu_hours)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-            raise ValueError(f"a search's budget of {setting} must be above 0, got {value!r}")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf):
+            raise ValueError(f"a search's budget of {setting} must be a number above 0, got {value!r}")
     if budget.trials is not None and budget.trials != int(budget.trials):
         raise ValueError(f"a search's budget of trials must be a whole number, got {budget.trials!r}")
     if all(value is None for value in vars(budget).values()):
@@ -172,9 +173,21 @@ def known_column(column: str) -> str:
 
 def _constraint(name: str, text: object) -> Constraint:
     found = _CONSTRAINT.match(text) if isinstance(text, str) else None
-    if found is None:
+    try:
+        bound = math.nan if found is None else float(found["bound"])
+    except ValueError:
+        bound = math.nan
+    if found is None or math.isnan(bound):
         raise ValueError(f"search space {name!r}: a constraint reads like 'clean_drop <= 0.01', got {text!r}")
-    return Constraint(known_column(found["column"]), found["sign"], float(found["bound"]))
+    return Constraint(known_column(found["column"]), found["sign"], bound)
+
+
+def _params(name: str, given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"search space {name!r}: FIRST is a list of dicts, each with a value for every parameter that suggest asks for, got {given!r}"
+        )
+    return given
 
 
 def _budget(name: str, given: object) -> dict[str, Any]:

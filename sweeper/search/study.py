@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import optuna
 import optuna.storages.journal
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
+from sweeper.config import canonical_json
 from sweeper.search.space import Objective, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -94,7 +95,7 @@ def fixed_proposal(space: SearchSpace, params: Mapping[str, Any]) -> Proposal:
     Raises:
         ValueError: If `suggest` asks for a parameter that is not given, or one is given that it does not ask for, or is outside its range.
     """
-    trial = FixedTrial(dict(params))
+    trial = _Given(dict(params))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # how a FixedTrial says that a value is out of range
         try:
@@ -103,7 +104,8 @@ def fixed_proposal(space: SearchSpace, params: Mapping[str, Any]) -> Proposal:
             raise ValueError(f"search space {space.name!r}: {warning}") from None
     if spare := sorted(set(params) - set(trial.params)):
         raise ValueError(f"search space {space.name!r} does not ask for {', '.join(spare)} where {_words(trial.params)}")
-    return Proposal(dict(trial.params), {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed)
+    own = {name: one.to_external_repr(one.to_internal_repr(trial.params[name])) for name, one in trial.distributions.items()}  # 1, not "1" or True
+    return Proposal(own, {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed)
 
 
 def random_proposals(space: SearchSpace, count: int) -> list[Proposal]:
@@ -112,7 +114,15 @@ def random_proposals(space: SearchSpace, count: int) -> list[Proposal]:
     found = []
     for _ in range(count):
         trial = study.ask()
-        fixed = _suggest(space, trial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # said below, as an error: such a choice does not come back from a table as it was
+            fixed = _suggest(space, trial)
+        for name, one in trial.distributions.items():
+            if isinstance(one, CategoricalDistribution) and (odd := [c for c in one.choices if type(c) not in (type(None), bool, int, float, str)]):
+                raise ValueError(
+                    f"search space {space.name!r}: the choices of {name!r} must be None, bool, int, float or str, got {odd[0]!r} "
+                    f"({type(odd[0]).__name__}); ask for a word, and return the setting that it stands for"
+                )
         found.append(Proposal(dict(trial.params), {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed))
     return found
 
@@ -191,15 +201,35 @@ def fits(distributions: Mapping[str, str], params: Mapping[str, Any]) -> bool:
                for name, value in params.items())  # fmt: skip
 
 
+class _Given(FixedTrial):
+    """A trial whose parameters are given; one that is not is named."""
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            raise _NotGiven(name)
+        return super()._suggest(name, distribution)
+
+
+class _NotGiven(Exception):
+    """A parameter that `suggest` asks for."""
+
+
 def _suggest(space: SearchSpace, trial: Any) -> dict[str, Any]:
     try:
         fixed = space.suggest(trial)
     except UserWarning:
         raise
+    except _NotGiven as missing:
+        known = _words(trial.params)
+        raise ValueError(f"search space {space.name!r} asks for {missing}, which is not given{f' where {known}' if known else ''}") from None
     except Exception as error:
         raise ValueError(f"search space {space.name!r}: suggest(trial) raised {type(error).__name__}: {error}") from error
     if not isinstance(fixed, Mapping):
         raise ValueError(f"search space {space.name!r}: suggest(trial) must return a dict of the settings that stay fixed, got {fixed!r:.80}")
+    try:
+        canonical_json(dict(fixed))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"search space {space.name!r}: suggest(trial) must return plain numbers, words and lists: {error}") from None
     return dict(fixed)
 
 
