@@ -17,7 +17,6 @@ from sweeper.search.space import SearchSpace
 from sweeper.search.study import Proposal, Told, fixed_proposal, propose
 
 Figures = Mapping[str, float | None]
-_REFERENCE = 0  # the number of the first of the space's FIRST
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,7 @@ class Search:
         self.seconds = 0.0  # of the sampler's and the rungs' own work
         self._make, self._remember, self._look_up = make, remember, look_up
         self._running: dict[tuple[str, str], list[int]] = {}  # step's key -> suggestions that wait for it
+        self._outcomes: dict[tuple[str, str], Figures | Failure] = {}  # of this run: an equal suggestion that comes later fails with the first
         self.gpu_seconds = 0.0  # of all runs of the search
         self._gpus, self._since = gpus, time.monotonic()
         known = [standing.suggestion.proposal.params for standing in self.standings]
@@ -169,6 +169,7 @@ class Search:
         """
         since = time.perf_counter()
         self.gpu_seconds += self._gpus * seconds
+        self._outcomes[work.key] = outcome
         for number in self._running.pop(work.key):
             self.standings[number].running = False
             self._take(self.standings[number], outcome)
@@ -178,6 +179,16 @@ class Search:
     def is_finished(self) -> bool:
         """Say whether nothing runs; after `next` returned None, that is the end."""
         return not self._running
+
+    @property
+    def num_asked(self) -> int:
+        """Return how many suggestions count for the budget: all but those of a warm start."""
+        return sum(standing.suggestion.source != "warm_start" for standing in self.standings)
+
+    @property
+    def num_begun(self) -> int:
+        """Return how many suggestions wait to be run for the first time, those of a warm start among them."""
+        return len(self._warm) + sum(standing.state == "begun" for standing in self.standings)
 
     def told(self) -> list[Told]:
         """Return every suggestion as the sampler hears of it, in order."""
@@ -197,6 +208,7 @@ class Search:
         return next((standing for standing in self.standings if standing.state == "begun"), None)
 
     def _promoted(self) -> Standing | None:
+        reference = next((standing.suggestion.number for standing in self.standings if standing.suggestion.source == "first"), None)
         for rung in reversed(range(len(self.space.rungs))):
             reached: dict[int, tuple[float, ...]] = {}
             gone_on: set[int] = set()
@@ -210,27 +222,28 @@ class Search:
                 if len(standing.reached) > at + 1 or standing.running or standing.failure is not None:
                     gone_on.add(number)
             ready = promotable(reached, gone_on, scheduler=self.space.scheduler, reduction=self.space.reduction)
-            if _REFERENCE in reached and self.standings[_REFERENCE].suggestion.source == "first" and _REFERENCE not in gone_on:
-                ready = [_REFERENCE]  # whatever it reached: what a search found is held against it
+            if reference in reached and reference not in gone_on:
+                ready = [reference]  # whatever it reached: what a search found is held against it
             if ready:
                 return self.standings[ready[0]]
         return None
 
     def _asked(self) -> Standing | None:
-        number = len(self.standings)
+        number, asked = len(self.standings), self.num_asked
+        is_spent = self._is_spent(asked)
+        if asked < len(self.space.first) and not is_spent:  # before a warm start: number 0 is what all others are held against
+            return self._add(number, "first", fixed_proposal(self.space, self.space.first[asked]))
         if self._warm:
             return self._add(number, "warm_start", self._warm.pop(0), steps=1)
-        asked = sum(standing.suggestion.source != "warm_start" for standing in self.standings)
+        return None if is_spent else self._add(number, "sampled", propose(self.space, self.told(), number))
+
+    def _is_spent(self, asked: int) -> bool:
         budget = self.space.budget
-        if budget.trials is not None and asked >= budget.trials:
-            return None
-        if budget.seconds is not None and time.monotonic() - self._since >= budget.seconds:
-            return None
-        if budget.gpu_hours is not None and self.gpu_seconds >= 3600 * budget.gpu_hours:
-            return None
-        if asked < len(self.space.first):
-            return self._add(number, "first", fixed_proposal(self.space, self.space.first[asked]))
-        return self._add(number, "sampled", propose(self.space, self.told(), number))
+        return (
+            (budget.trials is not None and asked >= budget.trials)
+            or (budget.seconds is not None and time.monotonic() - self._since >= budget.seconds)
+            or (budget.gpu_hours is not None and self.gpu_seconds >= 3600 * budget.gpu_hours)
+        )
 
     def _add(self, number: int, source: str, proposal: Proposal, steps: int | None = None) -> Standing:
         settings = settings_of(proposal)
@@ -251,7 +264,8 @@ class Search:
         if standing.suggestion.problem:
             standing.failure = Failure(standing.suggestion.problem)
         while standing.state in ("begun", "stopped"):
-            known = self._look_up(standing.suggestion.steps[len(standing.reached)])
+            step = standing.suggestion.steps[len(standing.reached)]
+            known = self._outcomes[step.key] if step.key in self._outcomes else self._look_up(step)
             if known is None:
                 return
             self._take(standing, known)

@@ -48,8 +48,10 @@ class SearchPlan:
         Raises:
             ValueError: If they are no trial, or would be scored otherwise than the others.
         """
-        is_reference = number == 0 and bool(self.space.first)
-        *rungs, whole = _steps(self.space, self.full, self.rung, settings, "reference" if is_reference else f"#{number}")
+        *rungs, whole = _steps(self.space, self.full, self.rung, settings, f"#{number}")
+        is_reference = whole.run.variant_id == self.reference_variant_id
+        if is_reference:
+            *rungs, whole = _steps(self.space, self.full, self.rung, settings, "reference")
         if whole.run.evaluation_id != self.base.trials[-1].evaluation_id:
             raise ValueError("these settings change how the trial is scored, so it cannot be compared with the others")
         compared_with = self.reference_variant_id or whole.run.variant_id
