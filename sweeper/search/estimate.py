@@ -38,13 +38,14 @@ def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float 
         {"what": "shared stages", "epochs": None, "evaluation": None, "trials": len(to_make), "seconds_each": measured.guess("stage")}
     ]
     whole: PlannedTrial = plan.base.trials[-1]
-    for epochs, trials in expected_by_rung(plan.space):
+    for epochs, trials in expected_by_rung(plan, plan.space.budget.trials or 0):
         name, length = ("quick", epochs) if epochs else (whole.evaluation.name, whole.config.training.num_epochs)
         each = measured.training(length) + measured.scoring(name)
         what = "rung" if epochs else "full length"
         rows.append({"what": what, "epochs": length, "evaluation": f"{name}, validation", "trials": round(trials), "seconds_each": round(each, 1)})
     front = measured.scoring(whole.evaluation.name) + measured.guess("standard")  # and attacked again by the checks
-    front_trials = min(_FRONT, rows[-1]["trials"]) or _FRONT
+    most = _FRONT if len(plan.space.objectives) > 1 else 1
+    front_trials = min(most, rows[-1]["trials"]) or most
     rows.append({"what": "Pareto set", "epochs": None, "evaluation": f"{whole.evaluation.name}, test", "trials": front_trials, "seconds_each": front})
     for row in rows:
         row["seconds"] = round(row["trials"] * row["seconds_each"], 1)
@@ -104,6 +105,10 @@ def _notes(plan: SearchPlan, rows: Sequence[dict[str, Any]], slots: int, price: 
         f"optimizes {', '.join(f'{one.column} ({one.direction})' for one in plan.space.objectives)}"
         + (f", with {', '.join(map(str, plan.space.constraints))}" if plan.space.constraints else "") + ", on validation images",
     ]  # fmt: skip
+    reached = [trial.config.training.num_epochs for trial in plan.base.trials[:-1]]
+    if plan.space.scheduler != "none" and (beyond := [epochs for epochs in plan.space.rungs if epochs not in reached]):
+        epochs = " and ".join(map(str, beyond))
+        notes.append(f"no proposal that was tried is trained for more than {epochs} epochs, so none is compared at that rung")
     if budget.trials is None:
         notes.append("without a bound of trials, how many reach each rung cannot be said")
     return notes
