@@ -164,6 +164,7 @@ def suggest_next(
     space: Annotated[str, typer.Argument(metavar="SPACE", help="The search space that was run: its name, or the path of your own .py file.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, metavar="N", help="How many proposals.")] = 3,
     sampler: Sampler = None,
+    search_seed: SearchSeed = None,
     dataset: Dataset = None,
     plan_hash: PlanHash = None,
     results: Root = DEFAULT_ROOT,
@@ -186,7 +187,7 @@ def suggest_next(
         module = lookup.find("search_spaces", space)
         if not hasattr(module, "suggest"):
             raise ValueError(f"search space {space!r} has no suggest(trial), so there is nothing to ask a sampler for")
-        proposals = next_proposals(read_space(search.sweep, module, sampler=sampler or search.sampler), told_of(search), count)
+        proposals = next_proposals(read_space(search.sweep, module, sampler=sampler or search.sampler, seed=search_seed), told_of(search), count)
         rows = [{"number": len(search.trials) + place, "params": proposal.params} for place, proposal in enumerate(proposals)]
         shown = [{"trial": f"#{row['number']}", "parameters": words(row["params"])} for row in rows]
         notes = [f"After {len(search.trials)} trials, by {sampler or search.sampler}; `run {search.sweep} --trials N` with a larger N runs on."]

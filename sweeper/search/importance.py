@@ -29,16 +29,18 @@ class Importances:
 def told_of(search: StoredSearch) -> list[Told]:
     """Return a stored search's trials as the sampler hears of them; one that waits or is not finished counts as running."""
     found = []
+    first = search.objectives[0].column
     for trial in search.trials:
-        values = search.values(trial)
         state = trial.state if trial.state in ("completed", "stopped", "failed") else "running"
         found.append(
             Told(
                 params=trial.params,
                 distributions=trial.distributions,
-                state="failed" if state == "completed" and values is None else state,
-                values=values or (),
+                state=state,
+                values=search.values(trial) or (),
                 constraints=_constraints(search, trial),
+                rungs={epochs: figures[first] for epochs, figures in trial.rungs.items()},
+                sampler_state=trial.sampler_state,
                 label=trial.label,
             )
         )
