@@ -13,6 +13,7 @@ from tiny_search import SPACE, Searched, search, tiny_search
 from tiny_sweep import SIZES, invoke
 
 from sweeper.arguments import read_arguments
+from sweeper.config import TrialConfig
 from sweeper.results import Results
 from sweeper.search.engine import Search
 from sweeper.search.importance import told_of
@@ -425,3 +426,22 @@ def test_a_warm_start_takes_over_networks_that_fit_and_no_figure_on_test_images(
     new = next(trial for trial in found.trials if trial.params["codebook_size/1"] == 5)
     validation = {row["evaluation_id"] for row in rows(copied, "evaluations", split="validation")}
     assert new.key is not None and new.key[1] in validation and new.rungs == {}
+
+
+def test_an_earlier_trial_that_suggest_cannot_be_led_through_does_not_fit(searched: Searched, copied: Path, tmp_path: Path) -> None:
+    """The ablation's codebooks of 8 and 64: the space looks its width up by the size, and knows 8 only."""
+    from sweeper.search.warm import proposal_of
+
+    module_text = SPACE.replace("    return _SHORT", '    return {**_SHORT, "base_width": {8: 2}[trial.params["codebook_size/1"]]}').replace(
+        "4, 16, log=True", "8, 8"
+    )
+    space = tmp_path / "looked_up.py"
+    space.write_text(module_text)
+    plan, _ = planned(space, 1)
+    ours = read_search(Results(copied), "tiny")
+    configs = {row["trial_id"]: row["config"] for row in rows(copied, "trials")}
+    completed = {trial.label: trial.key[0] for trial in ours.trials if trial.state == "completed" and trial.key}
+    found = {label: proposal_of(plan, TrialConfig.model_validate_json(configs[name])) for label, name in completed.items()}
+    assert len(found) == 2
+    (fitting,) = [label for label, proposal in found.items() if proposal is not None]
+    assert fitting == "reference" and getattr(found[fitting], "params", None) == {"codebook_size/1": 8, "learning_rate": 4e-3}
