@@ -61,12 +61,16 @@ def of_search(search: StoredSearch) -> Importances:
     counts = {name: sum(name in one.params for one in told if one.state == "completed") for name in first}
     rows = [{"parameter": name, **{column: shares.get(name) for column, shares in columns.items()}, "trials": counts[name]} for name in first]
     completed = sum(one.state == "completed" for one in told)
+    values = list(zip(*(one.values for one in told if one.state == "completed"), strict=True))
+    alike = [objective.column for objective, column in zip(search.objectives, values, strict=True) if len(set(column)) == 1]
     notes = [
         f"{EVALUATOR} (Watanabe et al., 2023) over {completed} completed trials: a setting's share of what tells the best tenth from the rest; "
         "shares of a column add up to 100 %. trials: those in which the setting is there at all.",
         "They describe these trials, which the sampler did not choose at random, and have no interval"
         + (f"; with {completed} of them, take them for a hint." if completed < FEW else "."),
     ]
+    if alike:
+        notes.append(f"All of these trials are equal in {' and '.join(alike)}, so nothing tells them apart there, and all shares are the same.")
     return Importances(rows, f"{search.title}: which settings matter", notes)
 
 

@@ -140,15 +140,18 @@ def importances(objectives: Sequence[Objective], told: Sequence[Told], objective
     if len(completed) < 4:
         raise ValueError(f"importances need at least 4 completed trials, and there are {len(completed)}")
     study = study_of(objectives, completed)
-    several = len(objectives) > 1
-    if objective is None or not several:
-        return dict(optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()))
-    sign = -objectives[objective].sign  # with a target, the evaluator takes less for better
-    return dict(
-        optuna.importance.get_param_importances(
-            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=lambda trial: sign * trial.values[objective]
+    place = objective if len(objectives) > 1 else None  # with a target, the evaluator takes less for better, and warns of it
+
+    def upside_down(trial: FrozenTrial) -> float:
+        return -objectives[place or 0].sign * trial.values[place or 0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return dict(
+            optuna.importance.get_param_importances(
+                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=None if place is None else upside_down
+            )
         )
-    )
 
 
 def study_of(objectives: Sequence[Objective], told: Sequence[Told], sampler: BaseSampler | None = None) -> optuna.Study:
