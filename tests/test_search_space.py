@@ -24,12 +24,12 @@ def codes(trial: Any) -> dict[str, Any]:
 
 
 def planned(suggest: Callable[[Any], Any] = codes, objectives: Mapping[str, str] = TWO, **more: Any) -> SearchPlan:
-    """Return the plan of a search on digits; `more` are a module's names in lower case, `settings` what --set gave."""
-    settings, epsilons = more.pop("settings", {}), more.pop("epsilons", (0.1,))
+    """Return the plan of a search; `more` are a module's names in lower case, `settings` what --set gave."""
+    settings, epsilons, dataset = more.pop("settings", {}), more.pop("epsilons", (0.1,)), more.pop("dataset", "digits")
     module = SimpleNamespace(suggest=suggest, OBJECTIVES=objectives, **{name.upper(): value for name, value in more.items()})
     search_space = read_space("mine", module)  # pyright: ignore[reportArgumentType]
     return plan_search(
-        "mine", search_space, module, "", fingerprint="f" * 64, dataset="digits", scale="small", settings=settings, epsilons=epsilons,
+        "mine", search_space, module, "", fingerprint="f" * 64, dataset=dataset, scale="small", settings=settings, epsilons=epsilons,
     )  # pyright: ignore[reportArgumentType] # fmt: skip
 
 
