@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,6 +155,19 @@ def test_figures_of_another_evaluation_do_not_stand_for_the_test_figures_of_this
 
 def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "schema_version"}
+
+
+def test_commands_that_read_a_search_import_neither_torch_nor_ray(searched: Searched) -> None:
+    words = [("importance", "tiny"), ("suggest-next", str(searched.space)), ("pareto", "tiny")]
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from sweeper.cli import app
+for words in {words!r}:
+    CliRunner().invoke(app, [*words, "--results", {str(searched.root)!r}])
+    assert not {{"torch", "ray"}} & set(sys.modules), words
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 # Once more

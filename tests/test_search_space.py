@@ -127,7 +127,7 @@ def fixes(**fixed: Any) -> Callable[[Any], dict[str, Any]]:
         (lambda: {}, r"suggest\(trial\) raised TypeError: .* takes 0 positional arguments"),
         (lambda trial: None, r"suggest\(trial\) must return a dict of the settings that stay fixed, got None"),
         (lambda trial: SHORT, r"suggest\(trial\) asks for no parameter, so there is nothing to search"),
-        (fixes(model=Path("vqunet")), r"suggest\(trial\) must return plain numbers, words and lists: PosixPath has no canonical JSON form"),
+        (fixes(model=Path("vqunet")), r"suggest\(trial\) must return plain numbers, words and lists: Object of type PosixPath is not JSON"),
         (fixes(base_widht=3), r"'mine' proposes codebook_size/1=\d+: unknown trial setting 'base_widht' \(did you mean 'base_width'\?\)"),
         (fixes(model="vqunett"), r"no model named 'vqunett' \(did you mean 'vqunet'\?\)"),
         (asks("lerning_rate", 1, 2), r"'mine' proposes lerning_rate=\d: unknown trial setting 'lerning_rate' \(did you mean 'learning_rate'\?\)"),

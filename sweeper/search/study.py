@@ -18,7 +18,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from sweeper.config import canonical_json
 from sweeper.search.space import Objective, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -230,7 +229,7 @@ def _suggest(space: SearchSpace, trial: Any) -> dict[str, Any]:
     if not isinstance(fixed, Mapping):
         raise ValueError(f"search space {space.name!r}: suggest(trial) must return a dict of the settings that stay fixed, got {fixed!r:.80}")
     try:
-        canonical_json(dict(fixed))
+        json.dumps(dict(fixed), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"search space {space.name!r}: suggest(trial) must return plain numbers, words and lists: {error}") from None
     return dict(fixed)
