@@ -406,6 +406,15 @@ def test_a_search_that_had_no_time_says_so(searched: Searched, copied: Path) -> 
     assert "has no trial under" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_gpu_hours_alone_do_not_bound_a_search_without_gpus(tmp_path: Path) -> None:
+    space = tmp_path / "endless.py"
+    space.write_text(SPACE.replace('{"trials": 5}', '{"gpu_hours": 1}'))
+    result = search(space, tmp_path / "results")
+    assert result.exit_code == 2
+    assert "bounded by GPU-hours alone, and its trials use no GPU, so it would never end; give --trials or --minutes" in result.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_storage_that_cannot_be_written_is_refused_before_anything_is_recorded(searched: Searched, tmp_path: Path) -> None:
     result = search(searched.space, tmp_path / "results", "--storage", "study.db")
     assert result.exit_code == 2

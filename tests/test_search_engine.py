@@ -5,7 +5,7 @@ import math
 import pytest
 from search_spaces_of_tests import ONE, TWO, figures, make, run, space
 
-from sweeper.search.engine import Failure, Search, Suggestion, settings_of
+from sweeper.search.engine import EXHAUSTED, Failure, Search, Suggestion, settings_of
 from sweeper.search.study import Proposal
 
 
@@ -161,6 +161,21 @@ def test_a_suggestion_that_equals_a_failed_one_fails_with_it_and_is_not_run() ->
     search = Search(search_space, make(search_space))
     assert len(run(search, lambda work: Failure("loss is nan"))) == 1
     assert [told.state for told in search.told()] == ["failed"] * 3
+
+
+def test_a_space_that_has_nothing_new_ends_a_search_that_only_time_bounds() -> None:
+    search_space = space(budget={"seconds": 1e6}, suggest=lambda trial: {"x": trial.suggest_categorical("x", [0.25, 0.5])}, sampler="random")
+    search = Search(search_space, make(search_space))
+    assert len(run(search)) == 2
+    assert len(search.standings) == EXHAUSTED + max(place for place, x in enumerate(_xs(search)) if x not in _xs(search)[:place]) + 1
+    bounded = space(budget={"trials": 2 * EXHAUSTED}, suggest=search_space.suggest, sampler="random")
+    search = Search(bounded, make(bounded))
+    run(search)
+    assert len(search.standings) == 2 * EXHAUSTED  # as many as were asked for
+
+
+def _xs(search: Search) -> list[float]:
+    return [standing.suggestion.settings["x"] for standing in search.standings]
 
 
 def _with_distributions(search_space, proposals):

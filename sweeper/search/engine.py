@@ -17,6 +17,7 @@ from sweeper.search.space import SearchSpace
 from sweeper.search.study import Proposal, Told, fixed_proposal, propose
 
 Figures = Mapping[str, float | None]
+EXHAUSTED = 100  # suggestions in a row that make nothing new to run; without a bound of trials they would go on until the time is over
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class Search:
         self._make, self._remember, self._look_up = make, remember, look_up
         self._running: dict[tuple[str, str], list[int]] = {}  # step's key -> suggestions that wait for it
         self._outcomes: dict[tuple[str, str], Figures | Failure] = {}  # of this run: an equal suggestion that comes later fails with the first
+        self._made: set[tuple[str, str]] = {step.key for suggestion in begun for step in suggestion.steps}
+        self._in_vain = 0  # suggestions in a row that made nothing new to run
         self.gpu_seconds = 0.0  # of all runs of the search
         self._gpus, self._since = gpus, time.monotonic()
         known = [standing.suggestion.proposal.params for standing in self.standings]
@@ -243,6 +246,7 @@ class Search:
             (budget.trials is not None and asked >= budget.trials)
             or (budget.seconds is not None and time.monotonic() - self._since >= budget.seconds)
             or (budget.gpu_hours is not None and self.gpu_seconds >= 3600 * budget.gpu_hours)
+            or (budget.trials is None and self._in_vain >= EXHAUSTED)
         )
 
     def _add(self, number: int, source: str, proposal: Proposal, steps: int | None = None) -> Standing:
@@ -252,6 +256,9 @@ class Search:
         except ValueError as error:
             made, problem = (), str(error)
         suggestion = Suggestion(number, source, proposal, settings, made[-steps:] if steps else made, problem)
+        keys = {step.key for step in suggestion.steps}
+        self._in_vain = self._in_vain + 1 if keys <= self._made else 0
+        self._made |= keys
         self._remember(suggestion)
         standing = Standing(suggestion)
         self.standings.append(standing)

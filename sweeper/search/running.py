@@ -111,6 +111,9 @@ def run_search(
         ValueError: If the results root cannot be used.
         KeyboardInterrupt: If interrupted; what was computed is stored, and running again continues.
     """
+    budget = plan.space.budget
+    if not gpus and budget.gpu_hours is not None and budget.trials is None and budget.seconds is None:
+        raise ValueError("this search is bounded by GPU-hours alone, and its trials use no GPU, so it would never end; give --trials or --minutes")
     results = Results(results_root, create=True)
     mirror = Mirror(plan.space, storage, f"{plan.sweep}-{plan.search_id[:8]}") if storage else None
     record_run(plan.base, plan.search_id, plan.space.budget.trials or 0, splits, results)
