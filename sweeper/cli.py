@@ -159,7 +159,7 @@ def plan(
 
     Trials, shared stages, what is stored already, estimated time and bytes.
     """
-    options = SearchOptions(trials, minutes, gpu_hours, sampler, scheduler, search_seed)
+    options = SearchOptions(trials, minutes, gpu_hours, sampler, scheduler, search_seed, price_per_hour=price_per_hour)
     with refusing():
         asked = read_arguments(space, dataset, data, scale, settings, epsilons, cpus_per_trial)
         if asked.is_search:

@@ -285,7 +285,7 @@ def search_executor(resources: Resources, is_interrupted: Callable[[], bool] = l
                 trial_dirname_creator=lambda trial: trial.trial_id,  # by default made of the whole configuration
             )
             _tune(job, resources, watch, settings, ())
-            if is_interrupted() and not feed.is_finished:
+            if is_interrupted():  # between two trials nothing runs, and yet it is not the end
                 raise KeyboardInterrupt
 
     return execute

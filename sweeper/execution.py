@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sweeper.search.running import Searched
     from sweeper.sweep import State
 
+_NAMED = 5  # failed trials that are told of one by one at the end of a search
+
 
 @dataclass(frozen=True)
 class Means:
@@ -125,8 +127,13 @@ def run_search_plan(
             warn=lambda text: errors.print(text, style="red", soft_wrap=True, markup=False),
         )  # fmt: skip
     failed = [standing for standing in searched.search.standings if standing.failure is not None]
+    for standing in failed[:_NAMED]:
+        errors.print(
+            f"failed: {standing.suggestion.label}: {standing.failure and standing.failure.message}", style="red", soft_wrap=True, markup=False
+        )
     if failed:
-        errors.print(f"{len(failed)} trials failed; `status {plan.sweep}` names them, --retry-failed tries them again", soft_wrap=True)
+        more = f", {len(failed) - _NAMED} of them not named here" if len(failed) > _NAMED else ""
+        errors.print(f"{len(failed)} trials failed{more}; --retry-failed tries them again", soft_wrap=True)
     return searched
 
 

@@ -26,6 +26,8 @@ from sweeper.scales import evaluation, trial_defaults
 from sweeper.stages import Stage, cost_rank, own_networks, place, shared_networks, shared_stages
 from sweeper.stored_plans import title
 
+OF_A_WHOLE_SWEEP = frozenset({"dataset", "scale", "train_images", "validation_images", "test_images"})  # no single trial can have its own
+
 
 @dataclass(frozen=True)
 class PlannedTrial:
@@ -134,7 +136,10 @@ def from_space(
         ValueError: For an unusable setting, naming the variant.
     """
     if not hasattr(space, "variants"):
-        raise ValueError(f"search space {name!r} offers no variants(); an ablation needs one, see search_spaces/ablations.py")
+        raise ValueError(
+            f"search space {name!r} offers no variants(); an ablation needs one, see search_spaces/ablations.py, and a search has a suggest(trial), "
+            "see search_spaces/search.py"
+        )
     seeds = int(getattr(space, "SEEDS", 1)) if seeds is None else seeds
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
@@ -153,7 +158,7 @@ def from_space(
     variants = [_checked(variant, index, name) for index, variant in enumerate(space.variants())]
     if not variants:
         raise ValueError(f"search space {name!r} has no variants")
-    _check_base(base, variants, resolver.defaults)
+    check_base(base, variants, resolver.defaults)
     trials: list[PlannedTrial] = []
     notes: list[str] = []
     seen: dict[tuple[str, str], str] = {}
@@ -294,13 +299,17 @@ def _one_per_target(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
 def _checked(variant: object, index: int, name: str) -> dict[str, Any]:
     if not isinstance(variant, Mapping):
         raise ValueError(f"{name}, variant {index + 1}: a variant is a dict of settings, got {variant!r}")
-    if shared := sorted({"dataset", "scale", "train_images", "validation_images", "test_images"} & set(variant)):
+    if shared := sorted(OF_A_WHOLE_SWEEP & set(variant)):
         raise ValueError(f"{name}, variant {index + 1}: {shared[0]!r} holds for a whole sweep; give it with `run`, not in a variant")
     return dict(variant)
 
 
-def _check_base(base: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
-    """Refuse a `--set` that no variant's model knows."""
+def check_base(base: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
+    """Refuse a `--set` that the model of no variant, or of no proposal, knows.
+
+    Raises:
+        ValueError: Naming the nearest setting.
+    """
     models = {str(variant.get("model", base.get("model", defaults.get("model", "vqunet")))) for variant in variants}
     known = sorted({setting for model in models for setting in known_settings(model)})
     for setting in base:

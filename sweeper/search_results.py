@@ -3,6 +3,7 @@
 Also importance and suggest-next, which read tables and import neither torch nor ray.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,7 @@ class SearchOptions:
     search_seed: int | None = None
     storage: str | None = None
     warm_start: tuple[str, ...] = ()
+    price_per_hour: float | None = None
 
     def refuse_for_ablation(self, space: str) -> None:
         """Refuse what an ablation cannot heed.
@@ -69,6 +71,10 @@ def make_search(asked: Asked, evaluation: str | None, seeds: int | None, split: 
         raise ValueError(f"a search runs each proposal with one seed (--set seed=0); `refine` runs the best with more; got --seeds {seeds}")
     if split != "test":
         raise ValueError("a search is always scored on validation images, and its Pareto set on the test images; --split is not needed")
+    for name in ("trials", "minutes", "gpu_hours"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
     space = read_space(
         asked.name,
         asked.module,
@@ -103,7 +109,6 @@ def run_and_print(
     options: SearchOptions,
     *,
     retry_failed: bool,
-    format: str = "table",
 ) -> int:
     """Search, score the Pareto set on the test images, print it; return the exit status."""
     from sweeper.search.outcome import front_plan, outcome
@@ -159,6 +164,7 @@ def suggest_next(
     space: Annotated[str, typer.Argument(metavar="SPACE", help="The search space that was run: its name, or the path of your own .py file.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, metavar="N", help="How many proposals.")] = 3,
     sampler: Sampler = None,
+    search_seed: SearchSeed = None,
     dataset: Dataset = None,
     plan_hash: PlanHash = None,
     results: Root = DEFAULT_ROOT,
@@ -183,7 +189,7 @@ def suggest_next(
         module = lookup.find("search_spaces", space)
         if not hasattr(module, "suggest"):
             raise ValueError(f"search space {space!r} has no suggest(trial), so there is nothing to ask a sampler for")
-        proposals = next_proposals(read_space(search.sweep, module, sampler=sampler or search.sampler), told_of(search), count)
+        proposals = next_proposals(read_space(search.sweep, module, sampler=sampler or search.sampler, seed=search_seed), told_of(search), count)
         rows = [{"number": len(search.trials) + place, "params": proposal.params} for place, proposal in enumerate(proposals)]
         shown = [{"trial": f"#{row['number']}", "parameters": words(row["params"])} for row in rows]
         notes = [f"After {len(search.trials)} trials, by {sampler or search.sampler}; `run {search.sweep} --trials N` with a larger N runs on."]

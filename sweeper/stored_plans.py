@@ -56,13 +56,13 @@ def latest_plan(
     hashes = dict.fromkeys(run["plan_hash"] for run in sorted(mine, key=lambda run: run["started"], reverse=True))
     plans = [plan for found in hashes if (plan := results.read("sweeps", where={"plan_hash": found}).to_pylist())] if ranks or split else []
     plans = plans or [results.read("sweeps", where={"plan_hash": next(iter(hashes))}).to_pylist()]
+    if not plans[0]:
+        raise ValueError(f"sweep {wanted!r} has no trial under {results.root} yet")
     if split is not None:
         plans = [plan for plan in plans if split_of(results, plan) == split]
         if not plans:
             hint = " (the trials of a search always are)" if split == "validation" else ""
             raise ValueError(f"no plan of {wanted!r} under {results.root} is scored on {split} images; `run` it with --split {split} first{hint}")
-    if not plans[0]:
-        raise ValueError(f"sweep {wanted!r} has no trial under {results.root} yet")
     return next((plan for plan in plans if ranks and plan[0]["evaluation"] != "quick"), plans[0])
 
 
@@ -111,7 +111,7 @@ def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dic
             state |= _became(attempt)
     for row in _with_rungs(results, planned):
         state = found.get(key_of_row(row))
-        if state is not None and state["status"] != "completed":
+        if state is not None and state["status"] in ("missing", "stopped"):  # else it says itself what became of it
             state |= _before_full_length(row, state["status"], last)
     return found
 

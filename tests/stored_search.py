@@ -116,7 +116,8 @@ def stored_search(path: Path, proposed: Sequence[Proposed] = PROPOSED, *, object
         results.publish("sweeps", "on-test", on_test)
     for name, split in ((VALIDATION, "validation"), (RUNG, "validation"), (TEST, "test")):
         config = {"evaluation_id": name, "name": "quick" if name == RUNG else "standard", "split": split, "dataset": "digits"}
-        results.publish("evaluations", name, [config | {"fingerprint": "f" * 64, "config": "{}"}])
+        scored = json.dumps({"name": config["name"], "split": split})
+        results.publish("evaluations", name, [config | {"fingerprint": "f" * 64, "config": scored}])
         ids = {"sample_ids": [f"{split}-{image}" for image in range(N)], "labels": [image % 10 for image in range(N)]}
         results.publish("sample_sets", name, [{"sample_set": name, "dataset": "digits", "split": split, "n": N} | ids])
     run = {"sweep": "made", "plan_hash": "m" * 16, "dataset": "digits", "evaluation_id": VALIDATION, "command": "run made", "started": STARTED}

@@ -80,7 +80,6 @@ def test_a_sweep_without_a_reference_says_so(tmp_path: Path) -> None:
         compare_settings(results, "mine")
 
 
-
 def test_differences_over_three_seeds_have_t_and_holm_worked_out_by_hand(three_seeds: Results) -> None:
     rows = by_label(compare_settings(three_seeds, "mine"))
     better = rows["better"]

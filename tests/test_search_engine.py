@@ -5,7 +5,7 @@ import math
 import pytest
 from search_spaces_of_tests import ONE, TWO, figures, make, run, space
 
-from sweeper.search.engine import Failure, Search, Suggestion, settings_of
+from sweeper.search.engine import EXHAUSTED, Failure, Search, Suggestion, settings_of
 from sweeper.search.study import Proposal
 
 
@@ -132,6 +132,50 @@ def test_warm_trials_are_run_at_full_length_beside_the_budget() -> None:
     assert done[0].step.rung is None
     assert len(search.standings) == 4
     assert search.standings[0].suggestion.source == "warm_start"
+
+
+def test_the_reference_is_number_zero_also_with_a_warm_start_and_goes_on_from_its_rung() -> None:
+    first = [{"x": 0.0, "kind": "plain"}]
+    search_space = space(ONE, budget={"trials": 4}, scheduler="asha", rungs=(2,), sampler="random", first=first)
+    warm = _with_distributions(search_space, [Proposal({"x": 0.9, "kind": "plain"}, {}, {})])
+    search = Search(search_space, make(search_space), warm=warm)
+    run(search)
+    assert [standing.suggestion.source for standing in search.standings] == ["first", "warm_start", "sampled", "sampled", "sampled"]
+    assert (search.told()[0].label, search.told()[1].label) == ("reference", "#1")
+    assert search.standings[0].state == "completed"  # the worst of all
+
+
+def test_a_warm_start_of_a_search_that_has_begun_comes_after_what_it_has() -> None:
+    search_space = space(ONE, budget={"trials": 2}, first=[{"x": 0.0, "kind": "plain"}])
+    before = Search(search_space, make(search_space))
+    run(before)
+    warm = _with_distributions(search_space, [Proposal({"x": 0.9, "kind": "plain"}, {}, {}), Proposal({"x": 0.0, "kind": "plain"}, {}, {})])
+    again = Search(search_space, make(search_space), begun=[standing.suggestion for standing in before.standings], warm=warm,
+                   look_up=lambda step: figures(step.run) if step.run["x"] != 0.9 else None)  # fmt: skip
+    assert again.num_begun == 1  # the other one is known already
+    assert [work.number for work in run(again)] == [2]
+
+
+def test_a_suggestion_that_equals_a_failed_one_fails_with_it_and_is_not_run() -> None:
+    search_space = space(budget={"trials": 3}, suggest=lambda trial: {"x": trial.suggest_categorical("x", [0.5])}, sampler="random")
+    search = Search(search_space, make(search_space))
+    assert len(run(search, lambda work: Failure("loss is nan"))) == 1
+    assert [told.state for told in search.told()] == ["failed"] * 3
+
+
+def test_a_space_that_has_nothing_new_ends_a_search_that_only_time_bounds() -> None:
+    search_space = space(budget={"seconds": 1e6}, suggest=lambda trial: {"x": trial.suggest_categorical("x", [0.25, 0.5])}, sampler="random")
+    search = Search(search_space, make(search_space))
+    assert len(run(search)) == 2
+    assert len(search.standings) == EXHAUSTED + max(place for place, x in enumerate(_xs(search)) if x not in _xs(search)[:place]) + 1
+    bounded = space(budget={"trials": 2 * EXHAUSTED}, suggest=search_space.suggest, sampler="random")
+    search = Search(bounded, make(bounded))
+    run(search)
+    assert len(search.standings) == 2 * EXHAUSTED  # as many as were asked for
+
+
+def _xs(search: Search) -> list[float]:
+    return [standing.suggestion.settings["x"] for standing in search.standings]
 
 
 def _with_distributions(search_space, proposals):

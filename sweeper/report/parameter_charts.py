@@ -1,7 +1,5 @@
 """A search's parameters as charts: which matter, each alone, all side by side. Each is a chart, or the sentence that says why there is none."""
 
-import warnings
-
 from sweeper.report.charts import Axis, Chart, Mark, Marks, Parallel, Plot, Way
 from sweeper.report.search_charts import basis, by_standing, filled
 from sweeper.report.search_numbers import FEASIBLE, Parameter, column_label, measured, parameters, scale, shared, standing, value_of
@@ -12,12 +10,10 @@ from sweeper.search.study import EVALUATOR
 
 def importances(search: StoredSearch, images: str) -> Chart | str:
     """Return each parameter's share of what tells the best trials from the rest, for all objectives and for each; or why there is none."""
-    with warnings.catch_warnings(record=True) as warned:  # what the evaluator has to say of its figures stands beside them
-        warnings.filterwarnings("always", category=UserWarning, append=True)
-        try:
-            found = of_search(search)
-        except ValueError as error:
-            return f"No importances of parameters: {error}."
+    try:
+        found = of_search(search)
+    except ValueError as error:
+        return f"No importances of parameters: {error}."
     columns = [name for name in found.rows[0] if name not in ("parameter", "trials")] if found.rows else []
     names = tuple(row["parameter"] for row in found.rows)
     plots = []
@@ -31,9 +27,8 @@ def importances(search: StoredSearch, images: str) -> Chart | str:
         plots.append(Plot(f"for {column}", across, Axis("parameter", categories=names), (Marks("", "bar", marks),)))
     caption = (
         f"{EVALUATOR} (Watanabe et al., 2023): a parameter's share of what tells the best tenth of the trials from the rest; the shares of a panel "
-        f"add up to 100 %. Beside a bar: how many completed trials have the parameter. {found.notes[-1]} "
+        f"add up to 100 %. Beside a bar: how many completed trials have the parameter. {' '.join(found.notes[1:])} "
     )
-    caption += "".join(f"The evaluator warns: {text} " for text in dict.fromkeys(str(one.message) for one in warned))
     height = 0.9 + 0.24 * max(2, len(names))
     return Chart("search_importances", "Which parameters matter", caption + basis(search, images), tuple(plots), columns=3, inches=(3.4, height))
 

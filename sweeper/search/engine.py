@@ -19,7 +19,7 @@ from sweeper.search.space import SearchSpace
 from sweeper.search.standing import Failure, Figures, Standing, Step, Suggestion, Work
 from sweeper.search.study import Proposal, Told, fixed_proposal, propose, ranges_of
 
-_REFERENCE = 0  # the number of the first of the space's FIRST
+EXHAUSTED = 100  # suggestions in a row that make nothing new to run; without a bound of trials they would go on until the time is over
 
 Make = Callable[[Mapping[str, Any], int], Sequence[Step]]  # settings, number -> steps; ValueError where they are no trial
 LookUp = Callable[[Step], Figures | Failure | None]
@@ -68,6 +68,9 @@ class Search:
         self.seconds = 0.0  # of the sampler's and the rungs' own work
         self._make, self._settle, self._remember, self._look_up = make, settle or settings_of, remember, look_up
         self._running: dict[tuple[str, str], list[int]] = {}  # step's key -> suggestions that wait for it
+        self._outcomes: dict[tuple[str, str], Figures | Failure] = {}  # of this run: an equal suggestion that comes later fails with the first
+        self._made: set[tuple[str, str]] = {step.key for suggestion in begun for step in suggestion.steps}
+        self._in_vain = 0  # suggestions in a row that made nothing new to run
         self.gpu_seconds = 0.0  # of all runs of the search
         self._gpus, self._since = gpus, time.monotonic()
         known = [standing.suggestion.proposal.params for standing in self.standings]
@@ -105,6 +108,7 @@ class Search:
         """
         since = time.perf_counter()
         self.gpu_seconds += self._gpus * seconds
+        self._outcomes[work.key] = outcome
         for number in self._running.pop(work.key):
             self.standings[number].running = False
             self._take(self.standings[number], outcome)
@@ -114,6 +118,16 @@ class Search:
     def is_finished(self) -> bool:
         """Say whether nothing runs; after `next` returned None, that is the end."""
         return not self._running
+
+    @property
+    def num_asked(self) -> int:
+        """Return how many suggestions count for the budget: all but those of a warm start."""
+        return sum(standing.suggestion.source != "warm_start" for standing in self.standings)
+
+    @property
+    def num_begun(self) -> int:
+        """Return how many suggestions wait to be run for the first time, those of a warm start among them."""
+        return len(self._warm) + sum(standing.state == "begun" for standing in self.standings)
 
     def told(self) -> list[Told]:
         """Return every suggestion as the sampler hears of it, in order."""
@@ -137,6 +151,7 @@ class Search:
         return next((standing for standing in self.standings if standing.state == "begun"), None)
 
     def _promoted(self) -> Standing | None:
+        reference = next((standing.suggestion.number for standing in self.standings if standing.suggestion.source == "first"), None)
         for rung in reversed(range(len(self.space.rungs))):
             reached: dict[int, tuple[float, ...]] = {}
             gone_on: set[int] = set()
@@ -150,22 +165,21 @@ class Search:
                 if len(standing.reached) > at + 1 or standing.running or standing.failure is not None:
                     gone_on.add(number)
             ready = promotable(reached, gone_on, scheduler=self.space.scheduler, reduction=self.space.reduction)
-            if _REFERENCE in reached and self.standings[_REFERENCE].suggestion.source == "first" and _REFERENCE not in gone_on:
-                ready = [_REFERENCE]  # whatever it reached: what a search found is held against it
+            if reference in reached and reference not in gone_on:
+                ready = [reference]  # whatever it reached: what a search found is held against it
             if ready:
                 return self.standings[ready[0]]
         return None
 
     def _asked(self) -> Standing | None:
-        number = len(self.standings)
+        number, asked, is_spent = len(self.standings), self.num_asked, self._is_spent()
+        own = {"member": number, "generation": 1} if self._is_population else {}
+        if asked < len(self.space.first) and not is_spent:  # before a warm start: number 0 is what all others are held against
+            return self._add(number, "first", fixed_proposal(self.space, self.space.first[asked]), place=own)
         if self._warm:
             return self._add(number, "warm_start", self._warm.pop(0), steps=1)
-        asked = self._counted()
-        if self._is_spent() or (self._is_population and asked >= self.space.population):
+        if is_spent or (self._is_population and asked >= self.space.population):
             return None
-        own = {"member": number, "generation": 1} if self._is_population else {}
-        if asked < len(self.space.first):
-            return self._add(number, "first", fixed_proposal(self.space, self.space.first[asked]), place=own)
         return self._add(number, "sampled", propose(self.space, self.told(), number), place=own)
 
     def _grown(self) -> Standing | None:
@@ -192,16 +206,13 @@ class Search:
             has_failed=standing.failure is not None and standing.failure.is_final,  # else a later run tries it again by itself
         )
 
-    def _counted(self) -> int:
-        """Return how many suggestions count against the budget."""
-        return sum(standing.suggestion.source != "warm_start" for standing in self.standings)
-
     def _is_spent(self) -> bool:
         budget = self.space.budget
         return (
-            (budget.trials is not None and self._counted() >= budget.trials)
+            (budget.trials is not None and self.num_asked >= budget.trials)
             or (budget.seconds is not None and time.monotonic() - self._since >= budget.seconds)
             or (budget.gpu_hours is not None and self.gpu_seconds >= 3600 * budget.gpu_hours)
+            or (budget.trials is None and self._in_vain >= EXHAUSTED)
         )
 
     def _add(
@@ -228,6 +239,9 @@ class Search:
         except ValueError as error:
             settings, problem = settings_of(proposal) if settings is None else settings, str(error)
         suggestion = Suggestion(number, source, proposal, settings, made[-steps:] if steps else made, problem, **(place or {}))
+        keys = {step.key for step in suggestion.steps}
+        self._in_vain = self._in_vain + 1 if keys <= self._made else 0
+        self._made |= keys
         self._remember(suggestion)
         return self._enter(suggestion)
 
@@ -249,7 +263,8 @@ class Search:
         while standing.state in ("begun", "stopped", "continued"):
             if standing.suggestion.generation is not None and standing.reached:
                 return  # an earlier generation, scored: what its member goes on with is a suggestion of its own
-            known = self._look_up(standing.suggestion.steps[len(standing.reached)])
+            step = standing.suggestion.steps[len(standing.reached)]
+            known = self._outcomes[step.key] if step.key in self._outcomes else self._look_up(step)
             if known is None:
                 return
             self._take(standing, known)

@@ -1,5 +1,6 @@
 """What a search costs before it runs: trials per rung, seconds and money, from what was measured under this results root."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float 
     Raises:
         ValueError: If the price is negative.
     """
-    if price_per_hour is not None and price_per_hour < 0:
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
         raise ValueError(f"--price-per-hour must be at least 0, got {price_per_hour:g}")
     measured = _Measured(plan, root)
     artifacts = Artifacts(root)
@@ -38,13 +39,14 @@ def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float 
     ]
     whole: PlannedTrial = plan.base.trials[-1]
     is_population = plan.space.scheduler == "pbt"
-    for place, (epochs, trials) in enumerate(expected_by_rung(plan.space), 1):
+    for place, (epochs, trials) in enumerate(expected_by_rung(plan, plan.space.most_trials), 1):
         name, length = ("quick", epochs) if epochs else (whole.evaluation.name, whole.config.training.num_epochs)
         each = measured.training(plan.space.phase_epochs if is_population else length) + measured.scoring(name)
         what = f"generation {place}" if is_population else "rung" if epochs else "full length"
         rows.append({"what": what, "epochs": length, "evaluation": f"{name}, validation", "trials": round(trials), "seconds_each": round(each, 1)})
     front = measured.scoring(whole.evaluation.name) + measured.guess("standard")  # and attacked again by the checks
-    front_trials = min(_FRONT, rows[-1]["trials"]) or _FRONT
+    most = _FRONT if len(plan.space.objectives) > 1 else 1
+    front_trials = min(most, rows[-1]["trials"]) or most
     rows.append({"what": "Pareto set", "epochs": None, "evaluation": f"{whole.evaluation.name}, test", "trials": front_trials, "seconds_each": front})
     for row in rows:
         row["seconds"] = round(row["trials"] * row["seconds_each"], 1)
@@ -105,8 +107,12 @@ def _notes(plan: SearchPlan, rows: Sequence[dict[str, Any]], slots: int, price: 
         f"optimizes {', '.join(f'{one.column} ({one.direction})' for one in plan.space.objectives)}"
         + (f", with {', '.join(map(str, plan.space.constraints))}" if plan.space.constraints else "") + ", on validation images",
     ]  # fmt: skip
+    reached = [trial.config.training.num_epochs for trial in plan.base.trials[:-1]]
     if plan.space.scheduler == "pbt":
         notes.append(f"a generation trains its last phase alone, {plan.space.phase_epochs} epochs, on from the state that is stored of those before")
-    elif budget.trials is None:
+    elif plan.space.scheduler != "none" and (beyond := [epochs for epochs in plan.space.rungs if epochs not in reached]):
+        epochs = " and ".join(map(str, beyond))
+        notes.append(f"no proposal that was tried is trained for more than {epochs} epochs, so none is compared at that rung")
+    if budget.trials is None and plan.space.scheduler != "pbt":
         notes.append("without a bound of trials, how many reach each rung cannot be said")
     return notes

@@ -29,16 +29,18 @@ class Importances:
 def told_of(search: StoredSearch) -> list[Told]:
     """Return a stored search's trials as the sampler hears of them; one that waits or is not finished counts as running."""
     found = []
+    first = search.objectives[0].column
     for trial in search.trials:
-        values = search.values(trial)
         state = {"continued": "stopped", "missing": "running"}.get(trial.state, trial.state)
         found.append(
             Told(
                 params=trial.params,
                 distributions=trial.distributions,
-                state="failed" if state == "completed" and values is None else state,
-                values=values or (),
+                state=state,
+                values=search.values(trial) or (),
                 constraints=_constraints(search, trial),
+                rungs={epochs: figures[first] for epochs, figures in trial.rungs.items()},
+                sampler_state=trial.sampler_state,
                 label=trial.label,
             )
         )
@@ -59,6 +61,8 @@ def of_search(search: StoredSearch) -> Importances:
     counts = {name: sum(name in one.params for one in told if one.state == "completed") for name in first}
     rows = [{"parameter": name, **{column: shares.get(name) for column, shares in columns.items()}, "trials": counts[name]} for name in first]
     completed = sum(one.state == "completed" for one in told)
+    values = list(zip(*(one.values for one in told if one.state == "completed"), strict=True))
+    alike = [objective.column for objective, column in zip(search.objectives, values, strict=True) if len(set(column)) == 1]
     notes = [
         f"{EVALUATOR} (Watanabe et al., 2023) over {completed} completed trials: a setting's share of what tells the best tenth from the rest; "
         "shares of a column add up to 100 %. trials: those in which the setting is there at all.",
@@ -67,6 +71,8 @@ def of_search(search: StoredSearch) -> Importances:
     ]
     if search.scheduler == "pbt":
         notes.append("Of a setting that changes during the training, the value of the last phase counts.")
+    if alike:
+        notes.append(f"All of these trials are equal in {' and '.join(alike)}, so nothing tells them apart there, and all shares are the same.")
     return Importances(rows, f"{search.title}: which settings matter", notes)
 
 

@@ -37,7 +37,11 @@ class Ledger:
         self._known: dict[Key, Figures | Failure] = {}
 
     def begun(self) -> list[Suggestion]:
-        """Return the suggestions of earlier runs in order, as this version of the code would run them, and read what became of their trials."""
+        """Return the suggestions of earlier runs in order, and read what became of their trials.
+
+        Raises:
+            ValueError: If this version of the code would run one of them differently: their figures would not be those of the same trials.
+        """
         where = {"sweep": self.plan.sweep, "plan_hash": self.plan.search_id}
         rows = sorted(self.results.read("suggestions", where=where).to_pylist(), key=lambda row: row["number"])
         found = []
@@ -52,6 +56,13 @@ class Ledger:
             except ValueError as error:
                 problem = row["problem"] or str(error)
             steps = steps[-1:] if row["source"] == "warm_start" else steps
+            if row["trial_id"] != (steps[-1].run.trial_id if steps else None):
+                raise ValueError(
+                    f"the code has changed since trial {row['label']} of {self.plan.sweep} was proposed, and would train or attack it differently; "
+                    "another --search-seed begins a new search, which takes over what has stayed the same"
+                )
+            while len(found) < row["number"]:  # its file was damaged, and moved away
+                found.append(Suggestion(len(found), "sampled", Proposal({}, {}, {}), {}, (), "its row of table suggestions is lost"))
             place = {name: row[name] for name in ("member", "generation", "parent")}
             found.append(Suggestion(row["number"], row["source"], proposal, settings, steps, problem, **place))
         trials = [step.run for suggestion in found for step in suggestion.steps]
@@ -104,30 +115,40 @@ class Ledger:
         """Return the figures of a trial that is just completed."""
         return dict(stored_figures(_OneTrial(self.results, trial), [trial.key], trial.evaluation.score_epsilon, self.plan.columns_of(trial)))
 
-    def record_stopped(self, standings: Sequence[Standing]) -> int:
-        """Append a row to `attempts` for each trial that stands at a rung and is left there; return how many."""
-        left = [standing for standing in standings if standing.state == "stopped"]
-        rows = self.results.read("attempts", ["trial_id", "evaluation_id", "attempt", "status"]).to_pylist() if left else []
-        for standing in left:
-            steps = standing.suggestion.steps
-            trial: PlannedTrial = steps[-1].run
+    def record_left(self, standings: Sequence[Standing]) -> None:
+        """Append a row to `attempts` for each trial that got no further than a rung: it was left there, or its run there failed."""
+        left: dict[Key, Standing] = {}
+        for one in standings:
+            if one.state == "stopped" or (one.state == "failed" and len(one.reached) < len(one.suggestion.steps) - 1):
+                left.setdefault(one.suggestion.steps[-1].key, one)  # of equal suggestions the first
+        rows = self.results.read("attempts").to_pylist() if left else []
+        rows.sort(key=lambda row: row["attempt"])
+        for standing in left.values():
+            trial: PlannedTrial = standing.suggestion.steps[-1].run
             mine = [row for row in rows if (row["trial_id"], row["evaluation_id"]) == trial.key]
-            if mine and max(mine, key=lambda row: row["attempt"])["status"] == "stopped":
+            became = self._stopped(trial, standing) if standing.failure is None else self._failed(trial, standing, standing.failure, rows)
+            if mine and all(mine[-1][name] == value for name, value in became.items()):
                 continue
-            at: PlannedTrial = steps[len(standing.reached) - 1].run
-            reached = " ".join(
-                f"{name} {value:.4g}" for name, value in standing.reached[-1].items() if name in self.plan.space.columns and value is not None
-            )
             now, attempt = datetime.now(UTC), len(mine) + 1
             row: dict[str, Any] = {
-                "trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "attempt": attempt, "status": "stopped",
-                "reason": self.plan.space.scheduler,
-                "message": f"trial {trial.trial_id[:8]} ({trial.label}): not among those that went on after {at.config.training.num_epochs} epochs"
-                           f" ({reached}), trial {at.trial_id[:8]}",
-                "host": socket.gethostname(), "started": now, "ended": now,
+                "trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "attempt": attempt, "host": socket.gethostname(),
+                "started": now, "ended": now, **became,
             }  # fmt: skip
             self.results.publish("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, str(attempt)), [row])
-        return len(left)
+
+    def _stopped(self, trial: PlannedTrial, standing: Standing) -> dict[str, Any]:
+        at: PlannedTrial = standing.suggestion.steps[len(standing.reached) - 1].run
+        figures = [(name, value) for name, value in standing.reached[-1].items() if name in self.plan.space.columns and value is not None]
+        reached = " ".join(f"{name} {value:.4g}" for name, value in figures)
+        message = f"{_named(trial)}: not among those that went on after {_epochs(at)} ({reached}), trial {at.trial_id[:8]}"
+        return {"status": "stopped", "reason": self.plan.space.scheduler, "message": message}
+
+    def _failed(self, trial: PlannedTrial, standing: Standing, failure: Failure, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        at: PlannedTrial = standing.suggestion.steps[len(standing.reached)].run
+        last = [row for row in rows if (row["trial_id"], row["evaluation_id"]) == at.key and row["status"] == "failed"][-1:]
+        message = f"{_named(trial)}: its run of {_epochs(at)} failed: {failure.message}"
+        # no reason of its own: at full length nothing has failed, and a sweep without rungs may run it
+        return {"status": "failed", "reason": "rung", "message": message, "log": last[0]["log"] if last else None}
 
     def gpu_seconds(self, gpus: float, standings: Sequence[Standing]) -> float:
         """Return the GPU-seconds that the trials of this search took so far, with so many GPUs for each."""
@@ -157,6 +178,15 @@ class Ledger:
         return {
             key: Failure(row["message"] or row["reason"]) for key, row in last.items() if row["status"] == "failed" and row["reason"] in OWN_FAULT
         }
+
+
+def _named(trial: PlannedTrial) -> str:
+    return f"trial {trial.trial_id[:8]} ({trial.label})"
+
+
+def _epochs(trial: PlannedTrial) -> str:
+    epochs = trial.config.training.num_epochs
+    return f"{epochs} epoch{'s' * (epochs > 1)}"
 
 
 class _OneTrial:

@@ -4,6 +4,7 @@ The sampler saw the validation images, so the figures that it was led by flatter
 nothing else, as the sweep SPACE/pareto.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,10 +98,12 @@ def tally(search: StoredSearch) -> str:
 
 
 def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return trial_id -> figures on the test images."""
+    """Return trial_id -> figures on the test images, by the evaluation that the search was scored by, with the split changed."""
+    ways = {row["evaluation_id"]: json.loads(row["config"]) for row in results.read("evaluations", ["evaluation_id", "config"]).to_pylist()}
+    wanted = ways[search.planned[0]["evaluation_id"]] | {"split": "test"}
     planned = results.read("sweeps", where={"sweep": search.sweep + FRONT, "dataset": search.dataset}).to_pylist()
     mine = {trial.key[0] for trial in search.trials if trial.key}
-    planned = [row for row in planned if row["trial_id"] in mine]
+    planned = [row for row in planned if row["trial_id"] in mine and ways.get(row["evaluation_id"]) == wanted]
     state = states(results, planned)
     keys = [key for key, one in state.items() if one["status"] == "completed"]
     if not keys:

@@ -6,9 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from sweeper.config import key_of
-from sweeper.plan import Plan, PlannedTrial, Resolver, of_trials, planned
-from sweeper.ranking import CELL, epsilon_of, short
-from sweeper.scales import epsilon_grids
+from sweeper.plan import OF_A_WHOLE_SWEEP, Plan, PlannedTrial, Resolver, check_base, of_trials, planned
+from sweeper.ranking import AUTOATTACK, AUTOATTACK_PARTS, CELL, epsilon_of, short
 from sweeper.search import population
 from sweeper.search.engine import settings_of
 from sweeper.search.space import SearchSpace
@@ -61,9 +60,11 @@ class SearchPlan:
         """
         if self.space.scheduler == "pbt" and "phases" not in settings:
             raise ValueError("these settings could not be made those of a first phase")
-        is_reference = number == 0 and bool(self.reference_variant_id)
         label = generation_label(number, len(settings["phases"])) if self.space.scheduler == "pbt" else f"#{number}"
-        *rungs, whole = _steps(self.space, self.full, self.rung, settings, "reference" if is_reference else label)
+        *rungs, whole = _steps(self.space, self.full, self.rung, settings, label)
+        is_reference = whole.run.variant_id == self.reference_variant_id
+        if is_reference:
+            *rungs, whole = _steps(self.space, self.full, self.rung, settings, "reference")
         if whole.run.evaluation_id != self.base.trials[-1].evaluation_id:
             raise ValueError("these settings change how the trial is scored, so it cannot be compared with the others")
         compared_with = self.reference_variant_id or whole.run.variant_id
@@ -99,7 +100,11 @@ def plan_search(
     attacks = getattr(module, "ATTACKS", ())
     full = Resolver(**common, evaluation_name=space.evaluation, attacks=attacks, epsilons=epsilons, split="validation")
     rung = Resolver(**common, evaluation_name="quick", epsilons=epsilons, split="validation")
-    tried = [fixed_proposal(space, params) for params in space.first] + random_proposals(space, _TRIED)
+    drawn = random_proposals(space, _TRIED)
+    tried = [_first(space, place) for place in range(len(space.first))] + drawn
+    if not any(proposal.params for proposal in tried):
+        raise ValueError(f"search space {space.name!r}: suggest(trial) asks for no parameter, so there is nothing to search")
+    check_base(settings, [settings_of(proposal) for proposal in tried], full.defaults)
     steps: list[Step] = []
     reference_variant_id = ""
     for proposal in tried:
@@ -137,6 +142,13 @@ def plan_search(
     return SearchPlan(space, sweep, full.dataset, scale, search_id, base, full, rung, reference_variant_id)
 
 
+def _first(space: SearchSpace, place: int) -> Proposal:
+    try:
+        return fixed_proposal(space, space.first[place])
+    except ValueError as error:
+        raise ValueError(f"{error} (FIRST, entry {place + 1})") from error
+
+
 def _settle(space: SearchSpace, full: Resolver, proposal: Proposal) -> dict[str, Any]:
     """Return the flat settings of a proposal: see `SearchPlan.settle`."""
     settings = settings_of(proposal)
@@ -163,6 +175,8 @@ def _settle(space: SearchSpace, full: Resolver, proposal: Proposal) -> dict[str,
 def _steps(space: SearchSpace, full: Resolver, rung: Resolver, settings: Mapping[str, Any], label: str) -> list[Step]:
     if space.scheduler == "pbt":
         return _steps_of_generation(space, full, rung, settings, label)
+    if shared := sorted(OF_A_WHOLE_SWEEP & set(settings)):
+        raise ValueError(f"{shared[0]!r} holds for a whole search; give it with `run`, not in suggest")
     trial = full.trial({"seed": 0, **full.settings, **settings}, label=label)
     steps = []
     if space.scheduler in ("asha", "median", "halving") and trial.config.network.is_trained:
@@ -193,19 +207,24 @@ def _check_columns(space: SearchSpace, trials: Sequence[PlannedTrial]) -> None:
         is_whole = trial is trials[-1]
         for column in space.columns if is_whole else [objective.column for objective in space.objectives]:
             if (cell := CELL.match(column)) is not None:
-                there = [f"{c.threat}/{c.attack}@{short(e)}" for c in trial.evaluation.cells for e in c.epsilons if c.threat != "clean"]
-                if not _is_there(cell["threat"], cell["attack"], cell["epsilon"], trial):
-                    where = f"the {trial.evaluation.name} evaluation" + (
-                        "" if is_whole else ", which scores trials at rungs (scheduler none has no rungs),"
-                    )
-                    raise ValueError(f"{where} does not measure {column!r}; it measures {', '.join(dict.fromkeys(there))}")
+                is_there = _measures(trial, cell["threat"], cell["attack"], epsilon_of(cell["epsilon"]))
             elif "@" in column:
                 threat, _, epsilon = column.partition("@")
-                _, _, at = epsilon_grids(trial.config.dataset, trial.config.scale)
+                at = trial.evaluation.score_epsilon
                 if epsilon != short(at):
                     raise ValueError(f"column {column!r} is measured at epsilon {short(at)} only; THREAT/ATTACK@EPSILON names any other")
+                is_there = _measures(trial, threat, None, at)
+            else:
+                continue
+            if not is_there:
+                there = [f"{c.threat}/{c.attack}@{short(e)}" for c in trial.evaluation.cells for e in c.epsilons if c.threat != "clean"]
+                where = "" if is_whole else ", which scores trials at rungs (scheduler none has no rungs),"
+                raise ValueError(
+                    f"the {trial.evaluation.name} evaluation{where} does not measure {column!r}; it measures {', '.join(dict.fromkeys(there))}"
+                )
 
 
-def _is_there(threat: str, attack: str, epsilon: str, trial: PlannedTrial) -> bool:
-    asked = epsilon_of(epsilon)
-    return any((c.threat, c.attack) == (threat, attack) and any(abs(e - asked) < 1e-9 for e in c.epsilons) for c in trial.evaluation.cells)
+def _measures(trial: PlannedTrial, threat: str, attack: str | None, epsilon: float) -> bool:
+    """Say whether a trial's evaluation has an attack (None: any) under a threat at an epsilon; AutoAttack is there if its four parts are."""
+    there = {cell.attack for cell in trial.evaluation.cells if cell.threat == threat and any(abs(e - epsilon) < 1e-9 for e in cell.epsilons)}
+    return bool(there) if attack is None else attack in there or (attack == AUTOATTACK and there.issuperset(AUTOATTACK_PARTS))

@@ -13,7 +13,6 @@ from sweeper.results import Results
 from sweeper.search.engine import Search
 from sweeper.search.ledger import Ledger
 from sweeper.search.plan import SearchPlan
-from sweeper.search.space import SearchSpace
 from sweeper.search.standing import Failure, Figures, Work
 from sweeper.search.study import Mirror, Proposal
 from sweeper.stages import Stage
@@ -35,7 +34,7 @@ class Feed:
         self._ledger, self._view, self._mirror, self._warn = ledger, view, mirror, warn
         self._works: dict[tuple[str, str], Work] = {}
         self._ended = 0
-        self._show(range(len(search.standings)))
+        self._show()
 
     @property
     def is_finished(self) -> bool:
@@ -43,9 +42,8 @@ class Feed:
 
     def next(self) -> PlannedTrial | None:
         """Return the next trial to run, recorded already."""
-        before = len(self.search.standings)
         work = self.search.next()
-        self._show(range(before, len(self.search.standings)))
+        self._show()
         if work is None:
             return None
         self._works[work.key] = work
@@ -56,7 +54,7 @@ class Feed:
         work = self._works.pop(trial.key)
         self._view.trial_ended(trial, finished)
         self.search.ended(work, self._outcome(trial, finished), finished.seconds)
-        self._show([work.number])
+        self._show()
         self._ended += 1
         if self._ended % _COMPACT_EVERY == 0:
             self._ledger.results.compact()
@@ -66,25 +64,21 @@ class Feed:
             return Failure(finished.message, is_final=finished.reason in OWN_FAULT)
         return self._ledger.figures(trial)[trial.key]
 
-    def _show(self, numbers: Sequence[int]) -> None:
+    def _show(self, *, is_end: bool = False) -> None:
         if self._mirror is None:
             return
-        told = self.search.told()
         try:
-            for number in numbers:
-                if self.search.standings[number].state not in ("stopped", "continued"):  # it may still go on
-                    self._mirror.show(number, told[number])
+            for told, standing in zip(self.search.told(), self.search.standings, strict=True):
+                is_open = standing.state in ("stopped", "continued") and not is_end  # it may still go on
+                if not is_open and (standing.failure is None or standing.failure.is_final):
+                    self._mirror.show(standing.suggestion.number, told)
         except Exception as error:  # whatever a database's driver raises: the search itself does not need it
             self._warn(f"--storage {self._mirror.storage} is no longer written: {type(error).__name__}: {error}")
             self._mirror = None
 
     def close(self) -> None:
         """Show in the mirror what was left at a rung."""
-        if self._mirror is not None:
-            told = self.search.told()
-            for number, standing in enumerate(self.search.standings):
-                if standing.state in ("stopped", "continued"):
-                    self._mirror.show(number, told[number])
+        self._show(is_end=True)
 
 
 SearchExecutor = Callable[[Job, Sequence[Stage], Feed, View], None]
@@ -118,49 +112,53 @@ def run_search(
         ValueError: If the results root cannot be used.
         KeyboardInterrupt: If interrupted; what was computed is stored, and running again continues.
     """
+    budget = plan.space.budget
+    if not gpus and budget.gpu_hours is not None and budget.trials is None and budget.seconds is None:
+        raise ValueError("this search is bounded by GPU-hours alone, and its trials use no GPU, so it would never end; give --trials or --minutes")
     results = Results(results_root, create=True)
-    record_run(plan.base, plan.search_id, plan.space.budget.trials or 0, splits, results)
+    mirror = Mirror(plan.space, storage, f"{plan.sweep}-{plan.search_id[:8]}") if storage else None
+    record_run(plan.base, plan.search_id, plan.space.most_trials, splits, results)
     ledger = Ledger(plan, results, retry_failed)
     begun = ledger.begun()
     ledger.announce(begun)
     search = Search(plan.space, plan.make, begun=begun, warm=warm, settle=plan.settle, remember=ledger.remember, look_up=ledger.look_up, gpus=gpus)
     search.gpu_seconds = ledger.gpu_seconds(gpus, search.standings)
-    mirror = Mirror(plan.space, storage, f"{plan.sweep}-{plan.search_id[:8]}") if storage else None
     artifacts = Artifacts(results_root)
     stages = [stage for stage in plan.base.stages if not artifacts.has(stage.kind, stage.key)]
     done = sum(standing.state in ("completed", "continued", "failed") for standing in search.standings)
-    view.begin(plan.title, stages, expected_runs(plan.space) - sum(len(standing.reached) for standing in search.standings), done)
+    view.begin(plan.title, stages, expected_runs(plan, search), done)
     feed = Feed(search, ledger, view, mirror, warn)
     job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
     since = time.monotonic()
     execute(job, stages, feed, view)
     seconds = time.monotonic() - since
-    ledger.record_stopped(search.standings)
+    ledger.record_left(search.standings)
     feed.close()
     results.compact()
     return Searched(search, seconds)
 
 
-def expected_runs(space: SearchSpace) -> int:
-    """Return about how many runs a search of this budget makes: at each rung fewer than before, then at full length; 0 without a bound of trials."""
-    return round(sum(runs for _, runs in expected_by_rung(space)))
+def expected_runs(plan: SearchPlan, search: Search) -> int:
+    """Return about how many runs are left of a search: those begun, and of each trial that is still to be asked for; 0 without a bound of trials."""
+    trials = max(0, plan.space.most_trials - search.num_asked)
+    return search.num_begun + round(sum(runs for _, runs in expected_by_rung(plan, trials)))
 
 
-def expected_by_rung(space: SearchSpace) -> list[tuple[int | None, float]]:
-    """Return (epochs, how many trials reach that) for each rung, and last (None, how many are run at full length).
+def expected_by_rung(plan: SearchPlan, trials: int) -> list[tuple[int | None, float]]:
+    """Return (epochs, how many of so many trials reach that) for each rung that trials have, and last (None, how many are run at full length).
 
     Of a population, that is how many of its members reach each generation.
     """
-    trials, found = float(space.budget.trials or 0), []
+    space = plan.space
     if space.scheduler == "pbt":
-        asked = space.budget.trials or space.population * space.generations
-        members = [float(min(space.population, max(0, asked - space.population * before))) for before in range(space.generations)]
+        members = [float(min(space.population, max(0, trials - space.population * before))) for before in range(space.generations)]
         return list(zip([*space.rungs, None], members, strict=True))
-    kept = {"asha": 1 / space.reduction, "halving": 1 / space.reduction, "median": 0.5}.get(space.scheduler)
-    for epochs in space.rungs if kept else ():
-        found.append((epochs, trials))
-        trials *= kept or 1.0
-    return [*found, (None, trials)]
+    kept = {"asha": 1 / space.reduction, "halving": 1 / space.reduction, "median": 0.5}
+    found, going = [], float(trials)
+    for trial in plan.base.trials[:-1]:
+        found.append((trial.config.training.num_epochs, going))
+        going *= kept[space.scheduler]
+    return [*found, (None, going)]
 
 
 def inline_search(job: Job, stages: Sequence[Stage], feed: Feed, view: View) -> None:

@@ -1,5 +1,6 @@
 """What a search space offers: `suggest(trial)`, the objectives, and how far to search. Read once, checked before anything runs."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,6 +87,13 @@ class SearchSpace:
     phase_epochs: int = 2
 
     @property
+    def most_trials(self) -> int:
+        """Return how many trials there may be: the budget's, in a population at most one for each generation of each member; 0 without a bound."""
+        if self.scheduler == "pbt":
+            return min(self.budget.trials or self.population * self.generations, self.population * self.generations)
+        return self.budget.trials or 0
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that objectives and constraints read."""
         return tuple(dict.fromkeys([o.column for o in self.objectives] + [c.column for c in self.constraints]))
@@ -116,9 +124,9 @@ def read_space(name: str, module: ModuleType, **over: Any) -> SearchSpace:
         budget=Budget(**bounds) if bounds else Budget(sizes["population"] * sizes["generations"]) if sizes else Budget(),
         sampler=getattr(module, "SAMPLER", "random" if sizes else "tpe"),
         scheduler=scheduler,
-        rungs=_ends(**sizes) if sizes else tuple(getattr(module, "RUNGS", ())),
+        rungs=_ends(**sizes) if sizes else tuple(_several(name, "RUNGS", getattr(module, "RUNGS", ()))),
         reduction=getattr(module, "REDUCTION", 3),
-        first=tuple(_several(name, "FIRST", getattr(module, "FIRST", ()))),
+        first=tuple(_params(name, given) for given in _several(name, "FIRST", getattr(module, "FIRST", ()))),
         evaluation=getattr(module, "EVALUATION", "standard"),
         **sizes,
     )
@@ -149,8 +157,8 @@ def _checked(space: SearchSpace) -> SearchSpace:
         raise ValueError("the quick evaluation prunes a search and never ranks, so it cannot be what a search is decided by; got evaluation 'quick'")
     budget = space.budget
     for setting, value in (("trials", budget.trials), ("seconds", budget.seconds), ("gpu_hours", budget.gpu_hours)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-            raise ValueError(f"a search's budget of {setting} must be above 0, got {value!r}")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf):
+            raise ValueError(f"a search's budget of {setting} must be a number above 0, got {value!r}")
     if budget.trials is not None and budget.trials != int(budget.trials):
         raise ValueError(f"a search's budget of trials must be a whole number, got {budget.trials!r}")
     if all(value is None for value in vars(budget).values()):
@@ -183,9 +191,21 @@ def known_column(column: str) -> str:
 
 def _constraint(name: str, text: object) -> Constraint:
     found = _CONSTRAINT.match(text) if isinstance(text, str) else None
-    if found is None:
+    try:
+        bound = math.nan if found is None else float(found["bound"])
+    except ValueError:
+        bound = math.nan
+    if found is None or math.isnan(bound):
         raise ValueError(f"search space {name!r}: a constraint reads like 'clean_drop <= 0.01', got {text!r}")
-    return Constraint(known_column(found["column"]), found["sign"], float(found["bound"]))
+    return Constraint(known_column(found["column"]), found["sign"], bound)
+
+
+def _params(name: str, given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"search space {name!r}: FIRST is a list of dicts, each with a value for every parameter that suggest asks for, got {given!r}"
+        )
+    return given
 
 
 def _budget(name: str, given: object) -> dict[str, Any]:

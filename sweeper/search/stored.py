@@ -1,8 +1,9 @@
 """A search as the tables have it: every trial it proposed, what became of it, and which of them no other beats. Neither torch, Ray nor Optuna."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from sweeper.ranking import CELL, costs_of, on_clean_images, trial_figures
 from sweeper.results import Readable, Results
 from sweeper.search.rungs import layer_of
 from sweeper.search.space import Constraint, Objective
-from sweeper.stored_plans import Key, key_of_row, latest_plan, states, title_of
+from sweeper.stored_plans import Key, latest_plan, states, title_of
 
 _COSTS = ["trial_id", "psnr", "parameters", "train_seconds", "score_seconds"]
 
@@ -21,8 +22,8 @@ class StoredTrial:
     """One suggestion of a stored search.
 
     Attributes:
-        state: `completed`, `stopped` at a rung, `continued`, `failed`, or `missing`: not finished yet. `continued`: a member's earlier generation,
-            scored, which the member goes on from with its own phases or another's.
+        state: `completed`, `stopped` at a rung, `continued`, `failed` (also without a figure that is needed), or `missing`: not finished yet.
+            `continued`: a member's earlier generation, scored, which the member goes on from with its own phases or another's.
         figures: At full length, on validation images; None unless completed. Intervals over images as `_NAME_ci`.
         rungs: Epochs -> figures there, of those rungs that it reached.
         failed_checks: The validity checks that it fails.
@@ -46,6 +47,7 @@ class StoredTrial:
     member: int | None = None
     generation: int | None = None
     parent: int | None = None
+    sampler_state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,6 @@ def read_search(results: Results, sweep: str, dataset: str | None = None, plan_h
     rows = sorted(results.read("suggestions", where={"plan_hash": search_id}).to_pylist(), key=lambda row: row["number"])
     if not rows:
         raise ValueError(f"{planned[0]['sweep']} is an ablation: its variants were listed, not searched for; `compare` and `pareto` read it")
-    by_key = {key_of_row(row): row for row in planned}
     state = states(results, planned)
     objectives = tuple(Objective(column, direction) for column, direction in json.loads(rows[0]["objectives"]).items())
     constraints = tuple(Constraint(**one) for one in json.loads(rows[0]["constraints"]))
@@ -119,7 +120,10 @@ def read_search(results: Results, sweep: str, dataset: str | None = None, plan_h
     trials = []
     for row in rows:
         key = (row["trial_id"], row["evaluation_id"]) if row["trial_id"] else None
-        became = {"status": "failed", "message": row["problem"]} if key is None or key not in by_key else state[key]
+        became = {"status": "failed", "message": row["problem"]} if key is None else state.get(key, {"status": "missing"})
+        absent = [column for column in columns if _is_absent(figures.get(key, {}).get(column))] if key else []
+        if became["status"] == "completed" and absent:
+            became = {"status": "failed", "message": f"no figure for {', '.join(absent)}"}
         trials.append(
             StoredTrial(
                 number=row["number"],
@@ -130,12 +134,13 @@ def read_search(results: Results, sweep: str, dataset: str | None = None, plan_h
                 settings=json.loads(row["settings"]),
                 key=key,
                 state=became["status"],
-                figures=figures.get(key) if key else None,
+                figures=figures.get(key) if key and became["status"] == "completed" else None,
                 rungs={e: found for e, name in zip(row["rung_epochs"], row["rung_trial_ids"], strict=True) if (found := at_rungs.get(name))},
                 failed_checks=tuple(failed.get(key, ())) if key else (),
                 message=became.get("message") or "",
                 asked=row["asked"],
                 **{name: row[name] for name in ("member", "generation", "parent")},
+                sampler_state=json.loads(row["sampler_state"]) if row["sampler_state"] else {},
             )
         )
     first = planned[0]
@@ -143,6 +148,10 @@ def read_search(results: Results, sweep: str, dataset: str | None = None, plan_h
         first["sweep"], search_id, first["dataset"], title_of(results, planned), objectives, constraints,
         rows[0]["sampler"], rows[0]["scheduler"], tuple(trials), tuple(planned),
     )  # fmt: skip
+
+
+def _is_absent(value: float | None) -> bool:
+    return value is None or math.isnan(value)
 
 
 def stored_figures(results: Readable, keys: Sequence[Key], score_epsilon: float, columns: Sequence[str]) -> dict[Key, dict[str, Any]]:

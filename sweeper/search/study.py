@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import optuna
 import optuna.storages.journal
-from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
@@ -22,7 +22,6 @@ from sweeper.search.space import Objective, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes")  # that less is taken for better: `importances` heeds it
 
 EVALUATOR = "PED-ANOVA"  # Watanabe et al., 2023 (arXiv:2304.10255): Optuna's default, for conditional parameters and several objectives
 STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL, "running": TrialState.RUNNING}
@@ -95,7 +94,7 @@ def fixed_proposal(space: SearchSpace, params: Mapping[str, Any]) -> Proposal:
     Raises:
         ValueError: If `suggest` asks for a parameter that is not given, or one is given that it does not ask for, or is outside its range.
     """
-    trial = FixedTrial(dict(params))
+    trial = _Given(dict(params))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # how a FixedTrial says that a value is out of range
         try:
@@ -104,7 +103,8 @@ def fixed_proposal(space: SearchSpace, params: Mapping[str, Any]) -> Proposal:
             raise ValueError(f"search space {space.name!r}: {warning}") from None
     if spare := sorted(set(params) - set(trial.params)):
         raise ValueError(f"search space {space.name!r} does not ask for {', '.join(spare)} where {_words(trial.params)}")
-    return Proposal(dict(trial.params), {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed)
+    own = {name: one.to_external_repr(one.to_internal_repr(trial.params[name])) for name, one in trial.distributions.items()}  # 1, not "1" or True
+    return Proposal(own, {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed)
 
 
 def random_proposals(space: SearchSpace, count: int) -> list[Proposal]:
@@ -113,7 +113,15 @@ def random_proposals(space: SearchSpace, count: int) -> list[Proposal]:
     found = []
     for _ in range(count):
         trial = study.ask()
-        fixed = _suggest(space, trial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # said below, as an error: such a choice does not come back from a table as it was
+            fixed = _suggest(space, trial)
+        for name, one in trial.distributions.items():
+            if isinstance(one, CategoricalDistribution) and (odd := [c for c in one.choices if type(c) not in (type(None), bool, int, float, str)]):
+                raise ValueError(
+                    f"search space {space.name!r}: the choices of {name!r} must be None, bool, int, float or str, got {odd[0]!r} "
+                    f"({type(odd[0]).__name__}); ask for a word, and return the setting that it stands for"
+                )
         found.append(Proposal(dict(trial.params), {name: distribution_to_json(one) for name, one in trial.distributions.items()}, fixed))
     return found
 
@@ -131,15 +139,18 @@ def importances(objectives: Sequence[Objective], told: Sequence[Told], objective
     if len(completed) < 4:
         raise ValueError(f"importances need at least 4 completed trials, and there are {len(completed)}")
     study = study_of(objectives, completed)
-    several = len(objectives) > 1
-    if objective is None or not several:
-        return dict(optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()))
-    sign = -objectives[objective].sign  # with a target, the evaluator takes less for better
-    return dict(
-        optuna.importance.get_param_importances(
-            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=lambda trial: sign * trial.values[objective]
+    place = objective if len(objectives) > 1 else None  # with a target, the evaluator takes less for better, and warns of it
+
+    def upside_down(trial: FrozenTrial) -> float:
+        return -objectives[place or 0].sign * trial.values[place or 0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return dict(
+            optuna.importance.get_param_importances(
+                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=None if place is None else upside_down
+            )
         )
-    )
 
 
 def study_of(objectives: Sequence[Objective], told: Sequence[Told], sampler: BaseSampler | None = None) -> optuna.Study:
@@ -166,7 +177,7 @@ class Mirror:
                 storage=_storage(storage), study_name=study_name, directions=_directions(space.objectives), load_if_exists=True
             )
         except Exception as error:  # whatever a database's driver raises
-            raise ValueError(f"--storage {storage} cannot be opened: {type(error).__name__}: {error}") from error
+            raise ValueError(f"--storage {storage} cannot be opened: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
         self._study.set_metric_names([objective.column for objective in space.objectives])
         self._numbers = {trial.user_attrs["number"]: trial for trial in self._study.get_trials(deepcopy=False) if "number" in trial.user_attrs}
         self._finished = {number for number, trial in self._numbers.items() if trial.state.is_finished()}
@@ -198,15 +209,35 @@ def ranges_of(distributions: Mapping[str, str]) -> dict[str, tuple[float, float]
     return {name: (one.low, one.high) for name, one in found.items() if isinstance(one, FloatDistribution) and one.step is None}
 
 
+class _Given(FixedTrial):
+    """A trial whose parameters are given; one that is not is named."""
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            raise _NotGiven(name)
+        return super()._suggest(name, distribution)
+
+
+class _NotGiven(Exception):
+    """A parameter that `suggest` asks for."""
+
+
 def _suggest(space: SearchSpace, trial: Any) -> dict[str, Any]:
     try:
         fixed = space.suggest(trial)
     except UserWarning:
         raise
+    except _NotGiven as missing:
+        known = _words(trial.params)
+        raise ValueError(f"search space {space.name!r} asks for {missing}, which is not given{f' where {known}' if known else ''}") from None
     except Exception as error:
         raise ValueError(f"search space {space.name!r}: suggest(trial) raised {type(error).__name__}: {error}") from error
     if not isinstance(fixed, Mapping):
         raise ValueError(f"search space {space.name!r}: suggest(trial) must return a dict of the settings that stay fixed, got {fixed!r:.80}")
+    try:
+        json.dumps(dict(fixed), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"search space {space.name!r}: suggest(trial) must return plain numbers, words and lists: {error}") from None
     return dict(fixed)
 
 

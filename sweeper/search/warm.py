@@ -73,6 +73,8 @@ def _readings(space: SearchSpace, config: TrialConfig) -> Iterator[dict[str, Any
             space.suggest(reading)
         except _Unsaid as unsaid:
             waiting += [{**reading.forced, unsaid.name: choice} for choice in reversed(unsaid.choices)]
+        except Exception:  # a value that the space does not offer can lead suggest anywhere, to a key that is not there: no trial of this space
+            continue
         else:
             yield reading.params
 
