@@ -1,5 +1,6 @@
 """Who goes on from a rung."""
 
+import numpy as np
 import pytest
 
 from sweeper.search.rungs import layer_of, order, promotable
@@ -53,3 +54,12 @@ def test_the_earlier_of_two_equal_trials_comes_first() -> None:
 )
 def test_layers_of_dominance(points: list[tuple[float, float]], layers: list[int]) -> None:
     assert layer_of(points) == layers
+
+
+def test_each_layer_is_what_no_other_of_the_rest_dominates() -> None:
+    points = np.random.default_rng(0).integers(0, 6, (60, 3)).tolist()  # with ties and repeats
+    layers = layer_of(points)
+    for layer in range(max(layers) + 1):
+        rest = [point for point, its in zip(points, layers, strict=True) if its >= layer]
+        front = [point for point in rest if not any(other != point and all(o >= p for o, p in zip(other, point, strict=True)) for other in rest)]
+        assert sorted(front) == sorted(point for point, its in zip(points, layers, strict=True) if its == layer)

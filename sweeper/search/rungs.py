@@ -41,18 +41,24 @@ def order(reached: Mapping[int, tuple[float, ...]]) -> list[int]:
         return []
     values = np.array([reached[number] for number in numbers], dtype=np.float64)  # (N, objectives)
     layers = layer_of(values)
-    ranks = np.mean([[float(np.sum(column > value)) for value in column] for column in values.T], axis=0)  # objectives -> mean over them
+    ranks = np.mean([(column[:, None] > column).sum(axis=0) for column in values.T], axis=0)  # of each the better ones, mean over objectives
     return [numbers[i] for i in sorted(range(len(numbers)), key=lambda i: (layers[i], ranks[i], numbers[i]))]
 
 
 def layer_of(values: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
     """Return for each row how many fronts lie before its own, 0 for those that no other dominates; more is better in every column."""
     points = np.asarray(values, dtype=np.float64)
+    at_least = np.ones((len(points), len(points)), dtype=bool)  # [i, j]: i is at least as good as j in every column
+    better = np.zeros_like(at_least)  # and better in one
+    for column in points.T:
+        at_least &= column[:, None] >= column
+        better |= column[:, None] > column
+    dominates = at_least & better
+    above = dominates.sum(axis=0)  # how many of those that are left dominate each
     layers = np.full(len(points), -1)
     layer = 0
-    while (left := np.flatnonzero(layers < 0)).size:
-        rest = points[left]
-        dominated = [bool(np.any(np.all(rest >= one, axis=1) & np.any(rest > one, axis=1))) for one in rest]
-        layers[left[~np.array(dominated)]] = layer
+    while (front := np.flatnonzero((layers < 0) & (above == 0))).size:
+        layers[front] = layer
+        above -= dominates[front].sum(axis=0)
         layer += 1
     return layers.tolist()
