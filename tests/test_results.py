@@ -219,6 +219,20 @@ def test_a_row_has_none_of_no_values(filled: Results, column: str) -> None:
     assert filled.read("scores", where={column: []}).num_rows == 0
 
 
+@pytest.mark.parametrize(
+    "where", [None, {}, {"epsilon": 0.1}, {"epsilon": [0.1, 0.3], "trial_id": ["t1"]}, {"carried_over": None}, {"carried_over": [None, 3]}]
+)
+def test_a_table_that_is_read_already_is_narrowed_as_reading_narrows_it(results: Results, where: dict[str, Any] | None) -> None:
+    rows = [score("t1", epsilon, carried_over=carried) for epsilon, carried in ((0.1, None), (0.2, 3), (0.3, 4))]
+    results.publish("scores", "aa-t1", rows)
+    results.publish("scores", "aa-t2", [score("t2", 0.1)])
+    columns = ["trial_id", "epsilon"]
+    read = results.read("scores", columns, where, include_unfinished=True)
+    whole = results.read("scores", include_unfinished=True)
+    assert parquet.narrowed(whole, columns, where).to_pylist() == read.to_pylist()
+    assert parquet.narrowed(whole).equals(whole)
+
+
 PUBLISH_MANY = """
 import sys
 sys.path.insert(0, {tests!r})

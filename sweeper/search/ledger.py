@@ -12,7 +12,7 @@ from typing import Any
 
 from sweeper.config import canonical_json
 from sweeper.keys import part_key
-from sweeper.parquet import Where
+from sweeper.parquet import Where, narrowed
 from sweeper.plan import PlannedTrial
 from sweeper.results import Results
 from sweeper.search.plan import SearchPlan
@@ -35,6 +35,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self._known: dict[Key, Figures | Failure] = {}
+        self._recorded: set[str] = set()  # evaluations that are stored
 
     def begun(self) -> list[Suggestion]:
         """Return the suggestions of earlier runs in order, and read what became of their trials.
@@ -100,7 +101,9 @@ class Ledger:
         for suggestion in suggestions:
             if suggestion.steps:
                 trial: PlannedTrial = suggestion.steps[-1].run
-                record_evaluation(trial, self.results)
+                if trial.evaluation_id not in self._recorded:
+                    record_evaluation(trial, self.results)
+                    self._recorded.add(trial.evaluation_id)
                 part = part_key("sweeps", self.plan.search_id, trial.trial_id, trial.evaluation_id)
                 self.results.publish("sweeps", part, [sweeps_row(self.plan.sweep, self.plan.search_id, self.plan.scale, trial)])
 
@@ -190,11 +193,15 @@ def _epochs(trial: PlannedTrial) -> str:
 
 
 class _OneTrial:
-    """The rows of one completed trial: a dozen files are opened by name, where a whole table would be read."""
+    """The rows of one completed trial: a dozen files are opened by name, once, where a whole table would be read."""
 
     def __init__(self, results: Results, trial: PlannedTrial) -> None:
         self._results, self._parts = results, [part.partition("/") for part in trial.parts]
+        self._tables: dict[str, Any] = {}
 
     def read(self, table: str, columns: Sequence[str] | None = None, where: Where | None = None):
         """Return rows as `Results.read` does."""
-        return self._results.read_parts(table, [key for name, _, key in self._parts if name == table], columns, where)
+        if table not in self._tables:
+            keys = [key for name, _, key in self._parts if name == table]
+            self._tables[table] = self._results.read_parts(table, keys)
+        return narrowed(self._tables[table], columns, where)
