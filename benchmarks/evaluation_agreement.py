@@ -31,7 +31,8 @@ from scipy.stats import kendalltau, spearmanr
 
 from sweeper import datasets
 from sweeper.artifacts import Artifacts
-from sweeper.config import Cell, EvaluationConfig, TrialConfig, resolve
+from sweeper.config import TrialConfig, resolve
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.materials import Materials
 from sweeper.options import ADAPTIVE
 from sweeper.scales import EVALUATIONS, evaluation, trial_defaults

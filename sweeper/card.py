@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.checks._grouping import title_of, words_of, worst_first
-from sweeper.config import Training, TrialConfig
+from sweeper.config import TrialConfig
 from sweeper.lookup import find
 from sweeper.ranking import short
+from sweeper.recipes import Training
 from sweeper.scorings import Row, Scoring
 from sweeper.stored_plans import SELECTED
 from sweeper.tables import markdown

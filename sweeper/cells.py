@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from sweeper.artifacts import Bundle
-from sweeper.config import Cell, EvaluationConfig, TrialConfig
+from sweeper.config import TrialConfig
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.keys import outcome_key
 from sweeper.materials import Materials, Trained
 from sweeper.networks import purifier_of, retrained_of

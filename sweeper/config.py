@@ -1,4 +1,4 @@
-"""What determines a trial and an evaluation: frozen, validated once, named by the hash of their canonical JSON.
+"""What determines a trial: frozen, validated once, named by the hash of its canonical JSON.
 
 A key holds everything that its result depends on and nothing else: no path, no sweep, no host. Flat settings (what a search space or `--set`
 gives) become a `TrialConfig` in `resolve`: defaults of the scale first, then the settings; a setting is a field of `TrialConfig`, of the
@@ -6,151 +6,25 @@ purifier's `Training`, of the model's own `Config`, or a path such as `retrainin
 """
 
 import dataclasses
-import hashlib
 import json
-import sys
 from collections.abc import Mapping
-from itertools import accumulate
-from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
-from attacks import _ascending, _backward, _inner, _white_box, fgsm
-from models import _folding, _soft_assignment
+from attacks import _inner, fgsm
+from models import _folding
+from sweeper.canonical import Frozen, canonical_json, key_of
 from sweeper.lookup import adopt, canonical, find, nearest, version
-from sweeper.options import ADAPTIVE, attack_module, check_epsilons, explain, measures_distance, resolve_options
+from sweeper.options import explain, resolve_options
+from sweeper.recipes import FROM_PHASES, ClassifierTraining, Phase, Training
 
-THREATS = ("clean", "graybox", "transfer", *ADAPTIVE)
 EVALUATION_SETTINGS = ("victim", "mix", "attack_preset", "num_eot_samples")  # flat settings that say how a trial is scored, not what it is
 PARTS = ("training", "retraining", "target", "numerics", "model_options")  # of a trial, whose settings are paths: `retraining/num_epochs`
-FROM_PHASES = ("num_epochs", "learning_rate", "schedule")  # of a training, what its phases say where it has any
 TRAINING_VERSION = 1  # of training.py and networks.py: raise it when the same recipe gives other weights
-KEY_LENGTH = 32  # hexadecimal digits, 128 bits
 
 
-def canonical_json(value: object) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
-
-
-def key_of(kind: str, **parts: object) -> str:
-    """Return the content key of the parts: hexadecimal, 32 digits of the SHA-256 of their canonical JSON."""
-    return hashlib.sha256(canonical_json({"kind": kind, **parts}).encode()).hexdigest()[:KEY_LENGTH]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} has no canonical JSON form")
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class Phase(_Frozen):
-    """A stretch of a training: its epochs, its constant learning rate, and its loss weights, by the names of the model's options.
-
-    In a `TrialConfig`, a loss weight of the model that a phase does not name is what the options say, not what the phase before said.
-    """
-
-    num_epochs: int = Field(ge=1, le=100_000)
-    learning_rate: float = Field(gt=0, le=10)
-    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-
-
-class Training(_Frozen):
-    """One network's training. Epochs and images per batch are counts; learning_rate is the schedule's peak.
-
-    With phases, num_epochs is the sum of theirs, learning_rate the largest of theirs and the schedule constant; each may be left out, and must be
-    that where it is given. Without, a dump has no `phases`: such trainings keep the keys that they had before there were any.
-    """
-
-    num_epochs: int = Field(ge=1, le=100_000)
-    batch_size: int = Field(ge=2, le=65_536)
-    learning_rate: float = Field(gt=0, le=10)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    schedule: Literal["one_cycle", "cosine", "linear", "constant"] = "one_cycle"
-    weight_decay: float = Field(default=0.0, ge=0)
-    augment: bool = False
-    phases: tuple[Phase, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _follow_phases(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not values.get("phases"):
-            return values
-        phases = _phases(values["phases"])
-        epochs = [phase.num_epochs for phase in phases]
-        follows = {
-            "num_epochs": (sum(epochs), f"the sum of its phases' ({' + '.join(map(str, epochs))})"),
-            "learning_rate": (max(phase.learning_rate for phase in phases), "the largest of its phases'"),
-            "schedule": ("constant", "since each phase has one learning rate"),
-        }
-        for name, (value, why) in follows.items():
-            if values.get(name, value) != value:
-                raise ValueError(f"{name} of a training with phases must be {value}, {why}, or left out, got {values[name]!r}")
-        return values | {name: value for name, (value, _) in follows.items()} | {"phases": phases}
-
-    @model_serializer(mode="wrap")
-    def _without_empty_phases(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = handler(self)
-        return values if self.phases else {name: value for name, value in values.items() if name != "phases"}
-
-    @property
-    def phase_ends(self) -> tuple[int, ...]:
-        """Return the last epoch of each phase, counted from 1 over the whole training."""
-        return tuple(accumulate(phase.num_epochs for phase in self.phases))
-
-    def stretch(self, epoch: int) -> tuple[int, int, Phase | None]:
-        """Return the first epoch and the number of epochs of the phase that an epoch (from 1) is in; without phases, of the whole training."""
-        for phase, end in zip(self.phases, self.phase_ends, strict=True):
-            if epoch <= end:
-                return end - phase.num_epochs + 1, phase.num_epochs, phase
-        return 1, self.num_epochs, None
-
-    def until(self, count: int) -> "Training":
-        """Return the training that consists of the first `count` (at least 1) of the phases."""
-        rest = {name: value for name, value in self if name not in FROM_PHASES}
-        return Training.model_validate(rest | {"phases": self.phases[:count]})
-
-
-def _phases(values: object) -> tuple[Phase, ...]:
-    if not isinstance(values, list | tuple):
-        raise ValueError(f'phases must be a list such as [{{"num_epochs": 2, "learning_rate": 0.004}}], got {values!r}')
-    phases = []
-    for number, each in enumerate(values, 1):
-        try:
-            phases.append(Phase.model_validate(each))
-        except ValidationError as error:
-            raise ValueError(explain(error, Phase.model_fields, f"setting of phase {number}")) from None
-    return tuple(phases)
-
-
-def _refuse_phases(recipe: Any) -> Any:
-    phases = recipe.get("phases") if isinstance(recipe, dict) else getattr(recipe, "phases", None)
-    if phases:
-        raise ValueError(
-            f"only a purifier's training has phases, and a classifier's, as `retraining` and `target/training` are, has none; got {phases!r}"
-        )
-    return recipe
-
-
-ClassifierTraining = Annotated[Training, BeforeValidator(_refuse_phases)]
-
-
-class Network(_Frozen):
+class Network(Frozen):
     """A purifier of `models/` by name (or the canonical name of the user's file) and its complete options."""
 
     role: ClassVar[str] = "purifier"
@@ -211,14 +85,14 @@ class Classifier(Network):
         return {**super().content(), "training": self.training.model_dump()}
 
 
-class Numerics(_Frozen):
+class Numerics(Frozen):
     """Settings that change the last bits of a result: part of every key."""
 
     threads: int = Field(default=1, ge=1, le=1024)
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
-class TrialConfig(_Frozen):
+class TrialConfig(Frozen):
     """One purifier variant, one data set, one seed; what its results depend on, completely."""
 
     dataset: str
@@ -361,78 +235,6 @@ class TrialConfig(_Frozen):
     def variant_id(self) -> str:
         """Return the identity of the trial without its seed; seeds of one variant form a seed group."""
         return key_of("variant", config=self.model_dump(mode="json", exclude={"seed"}), version=self.network.version)
-
-
-class Cell(_Frozen):
-    """One attack under one threat over one epsilon grid, on a number of images of a split (None: all of them).
-
-    Attributes:
-        victim: Under `graybox`, the classifier that the images are crafted on: the original target, or the trial's own retrained one.
-        source: Under `transfer`, the position of the one source that all images are crafted on; None: each image on one of them.
-        labels: Whether the attack leads away from the true class or from the one that the attacked classifier says.
-    """
-
-    threat: Literal["clean", "graybox", "transfer", "adaptive", "adaptive_bpda", "adaptive_soft"]
-    attack: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    epsilons: tuple[float, ...] = (0.0,)
-    images: int | None = Field(default=None, ge=1)
-    victim: Literal["original", "retrained"] = "original"
-    source: int | None = Field(default=None, ge=0)
-    labels: Literal["true", "predicted"] = "true"
-
-    @field_validator("epsilons")
-    @classmethod
-    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        return check_epsilons(values)
-
-    @property
-    def is_shared(self) -> bool:
-        """Say whether its images are the same for every trial with this target."""
-        return self.threat == "transfer" or (self.threat == "graybox" and self.victim == "original")
-
-    @property
-    def measures_distance(self) -> bool:
-        """Say whether its result is how far the nearest adversarial image is (table `distances`), at no epsilon."""
-        return measures_distance(self.attack, self.threat)
-
-    @property
-    def version(self) -> str:
-        if self.attack == "none":
-            return "none"
-        module = attack_module(self.attack, self.threat)
-        # an object that stands for a library's attack is no module: its wrapper's module has the shared parts
-        own = version(module) if isinstance(module, ModuleType) else f"{module.VERSION},{version(sys.modules[type(module).__module__])}"
-        around = {"adaptive_bpda": _backward.VERSION, "adaptive_soft": f"soft{_soft_assignment.VERSION}"}.get(self.threat, 0)
-        if self.measures_distance:
-            return f"{own},distances,{around}"
-        return f"{own},{_white_box.VERSION},{around}" if self.threat in ADAPTIVE and (around or module is not _ascending) else own
-
-
-class EvaluationConfig(_Frozen):
-    """Attack settings, epsilon grids, sample sets and numerics: how a trial is scored."""
-
-    name: Literal["quick", "standard", "full"]
-    cells: tuple[Cell, ...]
-    sources: tuple[Classifier, ...] = ()
-    split: Literal["validation", "test"] = "test"
-    score_epsilon: float = Field(gt=0, le=1)
-    seed: int = 0
-    batch_size: int = Field(default=128, ge=1)
-
-    @property
-    def is_checked(self) -> bool:
-        """Say whether trials are probed for the reviewer's checks: not where nothing is ranked."""
-        return self.name != "quick"
-
-    @property
-    def strip_cells(self) -> list["Cell"]:
-        """Return the cells whose images are kept for the eye: the first PGD on the target, and on the whole defense; none where nothing is ranked."""
-        found: dict[str, Cell] = {}
-        for cell in self.cells if self.name != "quick" else ():
-            if cell.attack == "pgd" and cell.threat in ("graybox", "adaptive"):
-                found.setdefault(cell.threat, cell)
-        return list(found.values())
 
 
 def known_settings(model: str) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from sweeper.artifacts import Bundle
-from sweeper.config import Cell, EvaluationConfig, TrialConfig
+from sweeper.config import TrialConfig
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.keys import attack_settings, outcome_key
 from sweeper.materials import Materials, SampleSet, counted
 from sweeper.options import attack_module

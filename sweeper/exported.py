@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models import _folding
 from sweeper.artifacts import content_hash
-from sweeper.config import canonical_json
+from sweeper.canonical import canonical_json
 from sweeper.lookup import find, register_sources, version
 from sweeper.scoring import Defense, laid_out
 

@@ -5,7 +5,9 @@ Each is a pure function of configurations, so a plan knows what is stored, and a
 
 from collections.abc import Sequence
 
-from sweeper.config import KEY_LENGTH, Cell, Classifier, EvaluationConfig, TrialConfig, canonical_json, key_of
+from sweeper.canonical import KEY_LENGTH, canonical_json, key_of
+from sweeper.config import Classifier, TrialConfig
+from sweeper.evaluations import Cell, EvaluationConfig
 
 SCORING_VERSION = 1  # of scoring.py and materials.py: what turns weights and images into outcomes
 PROBES_VERSION = 1  # of probes/: raise it when a probe would find something else; stored checks are then made anew

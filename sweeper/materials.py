@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from attacks._keyed import sample_keys
 from models._folding import fold_batch_norm
 from sweeper.artifacts import Artifacts, Bundle
-from sweeper.config import Cell, Classifier, EvaluationConfig, Training, TrialConfig
+from sweeper.config import Classifier, TrialConfig
 from sweeper.datasets import Split, Splits, load, stratified_indices
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.keys import crafting_sources, sample_set_id, set_key
 from sweeper.lookup import find
 from sweeper.options import attack_module, check_scorable
+from sweeper.recipes import Training
 from sweeper.training import Loss, classification_loss, fit, numbers_from
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, epoch or batch, of how many, figures

@@ -9,17 +9,9 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from sweeper.config import (
-    EVALUATION_SETTINGS,
-    PARTS,
-    EvaluationConfig,
-    TrialConfig,
-    canonical_json,
-    key_of,
-    known_settings,
-    resolve,
-    unknown_setting,
-)
+from sweeper.canonical import canonical_json, key_of
+from sweeper.config import EVALUATION_SETTINGS, PARTS, TrialConfig, known_settings, resolve, unknown_setting
+from sweeper.evaluations import EvaluationConfig
 from sweeper.keys import evaluation_id, expected_parts
 from sweeper.lookup import canonical
 from sweeper.scales import evaluation, trial_defaults

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from sweeper.artifacts import Bundle
+from sweeper.canonical import key_of
 from sweeper.cells import Networks, networks_of, outcomes_of, worst_of
 from sweeper.checks.catalogue import CHECKS
-from sweeper.config import Classifier, EvaluationConfig, TrialConfig, key_of
+from sweeper.config import Classifier, TrialConfig
+from sweeper.evaluations import EvaluationConfig
 from sweeper.keys import PROBES_VERSION, cell_content
 from sweeper.materials import Materials
 from sweeper.options import ADAPTIVE, attack_module, attack_options

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.config import EvaluationConfig
+from sweeper.evaluations import EvaluationConfig
 from sweeper.keys import evaluation_id, expected_parts
 from sweeper.lookup import nearest
 from sweeper.plan import Plan, PlannedTrial, of_trials

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeper.config import EvaluationConfig, TrialConfig
+from sweeper.config import TrialConfig
+from sweeper.evaluations import EvaluationConfig
 from sweeper.keys import evaluation_id, expected_parts
 from sweeper.lookup import register_sources
 from sweeper.plan import Plan, PlannedTrial, of_trials

@@ -16,7 +16,8 @@ import torch
 
 from sweeper.artifacts import Artifacts, Bundle
 from sweeper.cells import networks_of, outcomes_of, source_of
-from sweeper.config import Cell, EvaluationConfig, TrialConfig
+from sweeper.config import TrialConfig
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.inspection import trial_named
 from sweeper.keys import attack_label, evaluation_id
 from sweeper.lookup import register_sources

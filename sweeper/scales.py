@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from attacks._autoattack import NAMES as AUTOATTACK_PARTS
 from attacks._linf import check_count
-from sweeper.config import Cell, Classifier, EvaluationConfig, Training
+from sweeper.config import Classifier
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.lookup import adopt, nearest
 from sweeper.options import ADAPTIVE, attack_options, check_epsilons, check_scorable, explain, measures_distance
+from sweeper.recipes import Training
 
 SCALES = ("small", "medium", "paper")
 EVALUATIONS = ("quick", "standard", "full")

@@ -25,7 +25,7 @@ from attacks._white_box import ascend_with
 from models._blocks import Latent
 from models._quantizers import usage_of_counts
 from models._soft_assignment import FACTORS, has_codebook, soft_assignment
-from sweeper.config import Cell
+from sweeper.evaluations import Cell
 from sweeper.materials import AdversarialSet, SampleSet
 from sweeper.options import attack_module
 from sweeper.training import numbers_from

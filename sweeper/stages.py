@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sweeper.config import Cell, Classifier, EvaluationConfig, TrialConfig
+from sweeper.config import Classifier, TrialConfig
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.keys import craft_keys, set_key
 
 _ORDER = {"classifiers": 0, "purifiers": 1, "retrained": 2, "adversarial": 3}  # of stages: each needs earlier ones only

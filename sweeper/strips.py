@@ -12,7 +12,8 @@ from torch import Tensor
 from attacks._ascending import Config as AscentConfig
 from attacks._ascending import ascend
 from attacks._linf import NoGradient
-from sweeper.config import Cell, EvaluationConfig, TrialConfig
+from sweeper.config import TrialConfig
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.keys import attack_label, outcome_key
 from sweeper.materials import Materials, SampleSet, Trained
 from sweeper.scoring import Defense, fix_draws

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.artifacts import Artifacts
-from sweeper.config import EvaluationConfig, TrialConfig, canonical_json
+from sweeper.canonical import canonical_json
+from sweeper.config import TrialConfig
 from sweeper.datasets import Splits, load
 from sweeper.escalation import Probe, Probes, pending
+from sweeper.evaluations import EvaluationConfig
 from sweeper.keys import part_key
 from sweeper.lookup import register_sources, sources
 from sweeper.materials import Materials, SampleSet

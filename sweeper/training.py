@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from attacks import _inner
 from sweeper.artifacts import Checkpoint
-from sweeper.config import Numerics, Phase, Training
+from sweeper.config import Numerics
+from sweeper.recipes import Phase, Training
 
 Turn = tuple[str, dict[str, Tensor]]  # who moves, and named terms: `loss` is minimised, all are logged
 Loss = Callable[[Tensor, Tensor, torch.Generator], Iterator[Turn]]  # images, labels, generator -> the turns of one step

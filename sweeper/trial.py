@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sweeper.canonical import canonical_json
 from sweeper.cells import networks_of, outcomes_of, source_of
-from sweeper.config import Cell, EvaluationConfig, Training, TrialConfig, canonical_json
+from sweeper.config import TrialConfig
 from sweeper.distances import distance_row
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.keys import attack_label, attack_settings, distances_part, evaluation_id, health_part, part_key, scores_part
 from sweeper.lookup import find
 from sweeper.materials import Materials, SampleSet
 from sweeper.probing import health_rows, subject_of
 from sweeper.provenance import provenance
+from sweeper.recipes import Training
 from sweeper.schemas import TABLES
 from sweeper.scoring import Outcomes
 from sweeper.statistics import wilson

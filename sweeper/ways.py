@@ -7,7 +7,7 @@ off the cells; what a name implies by itself (which attackers, on how many image
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.config import Cell, EvaluationConfig
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.lookup import nearest
 from sweeper.options import ADAPTIVE
 from sweeper.scales import EVALUATIONS, epsilon_grids, evaluation

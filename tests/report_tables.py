@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sweeper.config import canonical_json
+from sweeper.canonical import canonical_json
 from sweeper.keys import part_key
 from sweeper.results import Results
 from sweeper.schemas import TABLES

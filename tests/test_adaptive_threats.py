@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from attacks import _autoattack, bim
 from attacks._ascending import ascend
 from models import vqunet
-from sweeper.config import Cell, EvaluationConfig
 from sweeper.datasets import Splits
+from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.materials import SampleSet
 from sweeper.options import attack_options
 from sweeper.plan import from_space

@@ -14,7 +14,7 @@ from attacks._white_box import ascend_with
 from attacks.code_flip import CEILING, Config, code_margins, nearest_codes
 from models import unet, vq_vae, vqunet
 from models._quantizers import straight_through
-from sweeper.config import Cell
+from sweeper.evaluations import Cell
 from sweeper.materials import SampleSet
 from sweeper.scales import evaluation
 from sweeper.scoring import Defense, score_adaptive

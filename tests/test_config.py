@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from small_sweep import digits_config
 
-from sweeper.config import Cell, Phase, Training, TrialConfig, canonical_json, key_of, resolve
+from sweeper.canonical import canonical_json, key_of
+from sweeper.config import TrialConfig, resolve
+from sweeper.evaluations import Cell
 from sweeper.keys import attack_label, evaluation_id, expected_parts, outcome_key, sample_set_id, set_key
 from sweeper.options import attack_options, check_epsilons
+from sweeper.recipes import Phase, Training
 from sweeper.scales import evaluation, trial_defaults
 
 PHASES = [{"num_epochs": 2, "learning_rate": 4e-3, "loss_weights": {"beta": 0.5}}, {"num_epochs": 3, "learning_rate": 1e-3}]

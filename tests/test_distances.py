@@ -22,9 +22,9 @@ from attacks import cw_l2
 from attacks.cw_l2 import Config, minimum_distances
 from models import vqunet
 from sweeper.artifacts import Artifacts, Bundle
-from sweeper.config import Cell
 from sweeper.datasets import Splits
 from sweeper.distances import measured
+from sweeper.evaluations import Cell
 from sweeper.materials import Materials
 from sweeper.options import attack_options
 from sweeper.plan import Plan, from_space

@@ -17,8 +17,8 @@ from attacks._linf import cross_entropy, input_gradient, margin
 from attacks._randomness import logit_spread
 from sweeper import cells, strips
 from sweeper.artifacts import Artifacts
-from sweeper.config import EvaluationConfig
 from sweeper.datasets import Splits
+from sweeper.evaluations import EvaluationConfig
 from sweeper.materials import Materials
 from sweeper.plan import Plan, from_space
 from sweeper.results import Results

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from small_sweep import SETTINGS, Silent, SmallSweep
 
-from sweeper.config import EvaluationConfig
 from sweeper.datasets import Splits
+from sweeper.evaluations import EvaluationConfig
 from sweeper.keys import evaluation_id
 from sweeper.plan import Plan, from_space
 from sweeper.results import Results

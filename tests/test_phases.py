@@ -11,11 +11,12 @@ from torch import nn
 
 from models import vqunet
 from sweeper.artifacts import Artifacts
-from sweeper.config import Numerics, Phase, Training, TrialConfig
+from sweeper.config import Numerics, TrialConfig
 from sweeper.estimate import needed_bytes
 from sweeper.materials import Materials, Trained
 from sweeper.networks import purifier_of
 from sweeper.plan import of_config
+from sweeper.recipes import Phase, Training
 from sweeper.training import ONLY_PLAYER, Diverged, Fit, fit
 from sweeper.trial import _phase_columns
 

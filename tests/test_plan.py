@@ -8,7 +8,7 @@ import pytest
 from torch.optim import Optimizer
 
 from sweeper import lookup, plan
-from sweeper.config import attack_module
+from sweeper.options import attack_module
 from sweeper.plan import Plan
 
 FINGERPRINT = "f" * 64

@@ -14,13 +14,14 @@ from attacks._keyed import sample_keys
 from models import identity, mean_blur, vqunet, wide_resnet
 from models._folding import fold_batch_norm
 from sweeper import datasets
-from sweeper.config import Numerics, Training
+from sweeper.config import Numerics
 from sweeper.probes import strength
 from sweeper.probes._subject import Finding, Subject
 from sweeper.probes.all import attacked, health
 from sweeper.probes.integrity import attacked_through_expectation
 from sweeper.probes.levels import STRENGTH
 from sweeper.probes.planted import PLANTS
+from sweeper.recipes import Training
 from sweeper.scoring import Defense
 from sweeper.training import classification_loss, fit
 

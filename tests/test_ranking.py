@@ -12,8 +12,8 @@ import pytest
 from small_sweep import SmallSweep
 
 from sweeper import plan as planning
-from sweeper.config import EvaluationConfig
 from sweeper.datasets import Splits
+from sweeper.evaluations import EvaluationConfig
 from sweeper.inspection import overview, show, trial_states
 from sweeper.keys import PROBES_VERSION, attack_label, health_part, part_key, scores_part
 from sweeper.plan import Plan, PlannedTrial

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attacks._keyed import sample_keys
 from models._blocks import Latent
-from sweeper.config import Cell
+from sweeper.evaluations import Cell
 from sweeper.materials import AdversarialSet, SampleSet, _assign, counted
 from sweeper.options import attack_options
 from sweeper.scoring import Defense, predict, purify, score_adaptive, score_static

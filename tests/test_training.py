@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from attacks import _inner
 from sweeper.artifacts import Artifacts, Checkpoint, content_hash
-from sweeper.config import Numerics, Training
+from sweeper.config import Numerics
 from sweeper.lookup import find
+from sweeper.recipes import Training
 from sweeper.training import ONLY_PLAYER, Diverged, Fit, Loss, Turn, augment, classification_loss, fit, numbers_from, purification_loss
 
 IMAGES = torch.rand((48, 1, 32, 32), generator=torch.Generator().manual_seed(0))

@@ -15,8 +15,9 @@ from small_sweep import SETTINGS, Silent, SmallSweep, small_plan
 
 from attacks._linf import NoGradient
 from sweeper.artifacts import Artifacts, Bundle, StorageError
-from sweeper.config import Cell, TrialConfig
+from sweeper.config import TrialConfig
 from sweeper.datasets import Splits
+from sweeper.evaluations import Cell
 from sweeper.keys import part_key
 from sweeper.materials import Materials
 from sweeper.options import attack_options

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sweeper.config import canonical_json
+from sweeper.canonical import canonical_json
 from sweeper.keys import part_key
 from sweeper.parquet import Where, narrowed
 from sweeper.plan import PlannedTrial

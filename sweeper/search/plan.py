@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from sweeper.config import key_of
+from sweeper.canonical import key_of
 from sweeper.plan import OF_A_WHOLE_SWEEP, Plan, PlannedTrial, Resolver, check_base, of_trials, planned
 from sweeper.ranking import AUTOATTACK, AUTOATTACK_PARTS, CELL, epsilon_of, short
 from sweeper.search import population
