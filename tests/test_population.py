@@ -232,6 +232,24 @@ def test_a_member_that_fails_takes_over_another_and_one_whose_worker_was_lost_wa
     assert search.is_finished
 
 
+def test_a_population_goes_on_without_a_generation_whose_row_is_lost() -> None:
+    search_space = of_population(population=5, generations=3, budget={"trials": 16})  # the lost one counts, and is made again
+    before = Search(search_space, make(search_space), settle=settle)
+    run(before, near_the_schedule, limit=10)  # two generations of each
+    begun = [standing.suggestion for standing in before.standings[:10]]
+    begun[7] = Suggestion(7, "sampled", Proposal({}, {}, {}), {}, (), "its row of table suggestions is lost")  # as a ledger has it
+    again = Search(
+        search_space,
+        make(search_space),
+        settle=settle,
+        begun=begun,
+        look_up=lambda step: near_the_schedule(Work(0, step)) if step.rung in (0, 1) else None,
+    )
+    run(again, near_the_schedule)
+    assert Counter(standing.state for standing in again.standings if standing.suggestion.generation == 3) == {"completed": 5}
+    assert again.standings[7].state == "failed"
+
+
 def test_an_interrupted_population_goes_on_as_if_it_had_not_been() -> None:
     """Interrupted after each number of steps: the same generations are run with the same decisions, none twice, none is lost."""
     search_space = of_population(population=5, generations=4, sampler="tpe")

@@ -184,7 +184,7 @@ class Search:
 
     def _grown(self) -> Standing | None:
         """Add the next generation of a member, where one can begin."""
-        population = [self._individual(standing) for standing in self.standings]
+        population = [self._individual(standing) for standing in self.standings if standing.suggestion.member is not None]  # else its row is lost
         heir = None if self._is_spent() else next_heir(population, generations=self.space.generations, seed=self.space.seed)
         if heir is None:
             return None
