@@ -19,6 +19,7 @@ from sweeper.schemas import TABLES
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READING = README.partition("## Reading the tables")[2].partition("\n## ")[0]
+SEARCHING = README.partition("## Searching")[2].partition("\n## ")[0]
 OWN = README.partition("## Your own")[2].partition("\n## ")[0]
 
 
@@ -105,6 +106,14 @@ def test_the_readmes_own_model_and_search_space_are_planned(tmp_path: Path, monk
     assert "levels=4" in planned.stdout and "craft graybox torchattacks:MIFGSM" in planned.stdout
     for name, source in (("rfgsm.py", attack), ("pairs.py", dataset)):
         compile(source, name, "exec")
+
+
+def test_the_readmes_search_space_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "codebooks.py").write_text(blocks(SEARCHING, "python")[0])
+    monkeypatch.chdir(tmp_path)
+    planned = invoke("plan", "codebooks.py", "--price-per-hour", "2", *SIZES)
+    assert planned.exit_code == 0, planned.stderr
+    assert "budget: 12 trials; sampler tpe, scheduler halving" in planned.stderr + planned.stdout
 
 
 def test_the_readmes_own_data_set_is_cut_into_three_parts(tmp_path: Path) -> None:
