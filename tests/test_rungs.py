@@ -1,9 +1,11 @@
 """Who goes on from a rung."""
 
+import random
+
 import numpy as np
 import pytest
 
-from sweeper.search.rungs import layer_of, order, promotable
+from sweeper.search.rungs import layer_of, order, promotable, promoted_share
 
 
 def test_the_best_third_goes_on_and_rounds_down() -> None:
@@ -63,3 +65,18 @@ def test_each_layer_is_what_no_other_of_the_rest_dominates() -> None:
         rest = [point for point, its in zip(points, layers, strict=True) if its >= layer]
         front = [point for point in rest if not any(other != point and all(o >= p for o, p in zip(other, point, strict=True)) for other in rest)]
         assert sorted(front) == sorted(point for point, its in zip(points, layers, strict=True) if its == layer)
+
+
+@pytest.mark.parametrize(("scheduler", "reduction"), [("asha", 3), ("halving", 2), ("median", 3)])
+def test_the_share_that_goes_on_is_that_of_promoting_one_arrival_after_the_other(scheduler: str, reduction: int) -> None:
+    draw, went_on = random.Random(1), 0
+    for _ in range(200):
+        reached: dict[int, tuple[float, ...]] = {}
+        promoted: set[int] = set()
+        for number in range(30):
+            reached[number] = (draw.random(),)
+            promoted |= set(promotable(reached, promoted, scheduler=scheduler, reduction=reduction))
+        went_on += len(promoted)
+    expected = promoted_share(30, scheduler=scheduler, reduction=reduction)
+    assert went_on / (200 * 30) == pytest.approx(expected, abs=0.03)
+    assert expected > (0.5 if scheduler == "median" else 1 / reduction)

@@ -13,6 +13,7 @@ from sweeper.results import Results
 from sweeper.search.engine import Search
 from sweeper.search.ledger import Ledger
 from sweeper.search.plan import SearchPlan
+from sweeper.search.rungs import promoted_share
 from sweeper.search.standing import Failure, Figures, Work
 from sweeper.search.study import Mirror, Proposal
 from sweeper.stages import Stage
@@ -153,11 +154,10 @@ def expected_by_rung(plan: SearchPlan, trials: int) -> list[tuple[int | None, fl
     if space.scheduler == "pbt":
         members = [float(min(space.population, max(0, trials - space.population * before))) for before in range(space.generations)]
         return list(zip([*space.rungs, None], members, strict=True))
-    kept = {"asha": 1 / space.reduction, "halving": 1 / space.reduction, "median": 0.5}
     found, going = [], float(trials)
     for trial in plan.base.trials[:-1]:
         found.append((trial.config.training.num_epochs, going))
-        going *= kept[space.scheduler]
+        going *= promoted_share(round(going), scheduler=space.scheduler, reduction=space.reduction)
     return [*found, (None, going)]
 
 
