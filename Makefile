@@ -18,4 +18,4 @@ lint: $(VENV)/ready
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -42,12 +42,17 @@ def rank(
     dropped; a variant that fails a validity check stands last, unranked.
     """
     from sweeper.ranking import rank as rank_rows
+    from sweeper.stored_plans import is_search, latest_plan
 
     with refusing():
         check_format(format)
-        ranking = rank_rows(open_results(results), sweep, dataset=dataset, by=by, plan_hash=plan_hash, unchecked=unchecked)
+        store = open_results(results)
+        ranking = rank_rows(store, sweep, dataset=dataset, by=by, plan_hash=plan_hash, unchecked=unchecked)
         rows = ranking.rows if format in RAW_FORMATS else ranking.shown()
-        print_rows(rows, format, title=ranking.title, notes=ranking.notes, droppable=NARROW)
+        notes = list(ranking.notes)
+        if is_search(store, latest_plan(store, sweep, dataset, plan_hash, ranks=True)[0]["plan_hash"]):
+            notes.append("A search: its objectives and constraints are not heeded here; `pareto` names what may be chosen by them.")
+        print_rows(rows, format, title=ranking.title, notes=notes, droppable=NARROW)
 
 
 def status(

@@ -114,7 +114,9 @@ def test_a_stopped_trial_stands_in_no_ranking(searched: Searched) -> None:
     assert len(stopped) == 3 and {row["reason"] for row in ends(searched.root, status="stopped")} == {"halving"}
     ranked = as_json("rank", "tiny", "--results", searched.root)
     assert len(ranked) == 2 and stopped.isdisjoint(name for row in ranked for name in row["trial_ids"])
-    assert "3 trials were stopped early and stand in no row" in invoke("rank", "tiny", "--results", searched.root).stdout
+    said = invoke("rank", "tiny", "--results", searched.root).stdout
+    assert "3 trials were stopped early and stand in no row" in said
+    assert "its objectives and constraints are not heeded here; `pareto` names what may be chosen by them" in said
 
 
 def test_test_images_are_scored_for_the_pareto_set_and_no_other_trial(searched: Searched) -> None:
