@@ -208,12 +208,6 @@ class Mirror:
             self._study.tell(self._numbers[number].number, values, state=STATES[told.state])
 
 
-def fits(distributions: Mapping[str, str], params: Mapping[str, Any]) -> bool:
-    """Say whether each value lies in its distribution."""
-    known = {name: _distribution(distributions[name]) for name in params}
-    return all(known[name]._contains(known[name].to_internal_repr(value)) for name, value in params.items())
-
-
 def ranges_of(distributions: Mapping[str, str]) -> dict[str, tuple[float, float]]:
     """Return parameter -> its lowest and highest value, of those that `suggest_float` gives without a step: any value between them is one."""
     found = {name: json_to_distribution(text) for name, text in distributions.items()}
