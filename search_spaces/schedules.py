@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 OBJECTIVES = {"robust_score": "max"}
 SCHEDULER = "pbt"
 POPULATION = 6  # members
-GENERATIONS = 3  # each member is scored, and may give way to another, so often
+GENERATIONS = 3  # each member is scored so often; after each but the last it may give way to another
 PHASE_EPOCHS = 2  # of each generation
 
 

@@ -76,6 +76,10 @@ def pareto(
         check_format(format)
         store = open_results(results)
         if is_search(store, latest_plan(store, sweep, dataset, plan_hash)[0]["plan_hash"]):
+            if unchecked:
+                raise ValueError(
+                    "--unchecked is for ablations: what fails a validity check is in no search's Pareto set; `rank --unchecked` lists all"
+                )
             found = outcome(store, read_search(store, sweep, dataset, plan_hash))
             print_rows(found.rows if format in RAW_FORMATS else found.shown(), format, title=found.title, notes=found.notes)
             return

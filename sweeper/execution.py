@@ -112,11 +112,13 @@ def run_search_plan(
     Raises:
         typer.Exit: As `run_plan`.
     """
+    from sweeper.estimate import check_space
     from sweeper.search.running import inline_search, run_search
     from sweeper.search.warm import warm_proposals
 
     data = data.absolute() if data else None
     with refusing():
+        check_space(plan.base, results)
         offered, notes = warm_proposals(plan, results, warm) if warm else ([], [])
         for note in notes:
             errors.print(note, soft_wrap=True, markup=False)
@@ -133,7 +135,9 @@ def run_search_plan(
         )
     if failed:
         more = f", {len(failed) - _NAMED} of them not named here" if len(failed) > _NAMED else ""
-        errors.print(f"{len(failed)} trials failed{more}; --retry-failed tries them again", soft_wrap=True)
+        by_themselves = sum(standing.failure is not None and standing.failure.is_final and bool(standing.suggestion.steps) for standing in failed)
+        again = f"; --retry-failed tries {by_themselves} of them again" if by_themselves else ""
+        errors.print(f"{len(failed)} trials failed{more}{again}", soft_wrap=True)
     return searched
 
 

@@ -192,7 +192,7 @@ def suggest_next(
         proposals = next_proposals(read_space(search.sweep, module, sampler=sampler or search.sampler, seed=search_seed), told_of(search), count)
         rows = [{"number": len(search.trials) + place, "params": proposal.params} for place, proposal in enumerate(proposals)]
         shown = [{"trial": f"#{row['number']}", "parameters": words(row["params"])} for row in rows]
-        notes = [f"After {len(search.trials)} trials, by {sampler or search.sampler}; `run {search.sweep} --trials N` with a larger N runs on."]
+        notes = [f"After {len(search.trials)} trials, by {sampler or search.sampler}, seed {search_seed or 0}; more --trials run on."]
         print_rows(rows if format in RAW_FORMATS else shown, format, title=f"{search.title}: what the sampler would try next", notes=notes)
 
 

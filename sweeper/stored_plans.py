@@ -7,6 +7,7 @@ from typing import Any
 from sweeper.lookup import canonical, nearest
 from sweeper.results import Results
 
+FRONT = "/pareto"  # behind a search's name: the sweep that scores its Pareto set on the test images
 SELECTED = "/selected"  # behind a sweep's name: the sweep that scores its chosen variant, and no other, on the test images
 REFINED = "/refined"  # the sweep that runs its best variants again, with more seeds, on the same validation images
 

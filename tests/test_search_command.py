@@ -77,7 +77,10 @@ def test_a_search_ends_with_its_pareto_set_on_standard_output_and_progress_on_st
     assert result.stdout.startswith("tiny on digits (small, standard, validation images): what no other trial beats in robust_score and clean\n")
     assert "5 trials by random, scheduler halving: 2 completed, 3 stopped." in result.stdout
     assert "Sampler and rungs took" in result.stdout
-    assert "8 trials to run, 0 stored already" in result.stderr and "next: importance tiny" in result.stderr
+    assert "No other trial of it was scored on the test images under this root." in result.stdout
+    (nothing_chosen,) = [row for row in as_json("check", "tiny/pareto", "--all", "--results", searched.root) if row["check"] == "C34"][:1]
+    assert nothing_chosen["outcome"] == "pass" and "chosen on validation images" in nothing_chosen["message"]
+    assert "7 trials to run, 0 stored already" in result.stderr and "next: importance tiny" in result.stderr
     assert "reference, 1 epoch, seed 0: clean" in result.stderr and "[" not in result.stdout.splitlines()[0]
 
 
@@ -190,7 +193,7 @@ def test_a_dry_run_and_a_plan_say_the_same_and_write_nothing(searched: Searched,
     planned, dry = invoke("plan", *words), invoke("run", *words, "--dry-run")
     assert planned.exit_code == dry.exit_code == 0, planned.stderr
     assert planned.stdout == dry.stdout
-    assert "budget: 5 trials; sampler random, scheduler halving (of 2 at a rung one goes on)" in planned.stdout
+    assert "budget: 5 trials; sampler random, scheduler halving (of 2 so far one goes on from a rung)" in planned.stdout
     assert "optimizes robust_score (max), clean (max), on validation images" in planned.stdout
     assert not (tmp_path / "none").exists()
 
@@ -380,7 +383,7 @@ def test_a_failing_trial_is_told_as_failed_and_tried_again_only_when_asked(searc
 
     first = search(space, copied, "--trials", "3")
     assert first.exit_code == 1
-    assert "failed: #1: trial " in first.stderr and "2 trials failed; --retry-failed tries them again" in first.stderr
+    assert "failed: #1: trial " in first.stderr and "2 trials failed; --retry-failed tries 2 of them again" in first.stderr
     assert "3 trials by random, scheduler halving: 1 completed, 2 failed; 1 repeat an earlier one." in first.stdout
     found = read_search(Results(copied), "failing")
     assert [trial.state for trial in found.trials] == ["completed", "failed", "failed"]

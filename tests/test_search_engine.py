@@ -220,3 +220,40 @@ def test_figures_at_a_rung_do_not_enter_the_objectives_of_whole_trials() -> None
         assert told.values == (pytest.approx((x,)) if standing.state == "completed" else ())
     assert {told.state for told in search.told()} == {"completed", "stopped"}
     assert len(TWO) == 2
+
+
+def test_a_trial_that_fails_a_validity_check_is_told_as_infeasible() -> None:
+    search_space = space(budget={"trials": 2})
+    search = Search(search_space, make(search_space))
+    run(search, lambda work: {**figures(work.step.run), "failed_checks": float(work.number)})
+    assert [told.constraints for told in search.told()] == [{"failed_checks": 0}, {"failed_checks": 1}]
+
+
+def test_equal_trials_at_a_rung_end_together() -> None:
+    """Four equal ones and two lower: one of the equal ones is promoted, and all four are completed with it, as a later run would find."""
+    values = iter([0.5, 0.5, 0.5, 0.5, 0.1, 0.2])
+
+    def listed(trial):
+        trial.suggest_categorical("_number", list(range(6)))
+        return {"x": trial.suggest_categorical("x", [0.5, 0.1, 0.2])}
+
+    first = [{"_number": number, "x": next(values)} for number in range(6)]
+    search_space = space(ONE, budget={"trials": 6}, scheduler="asha", rungs=(2,), first=first, suggest=listed)
+    stored = {}
+
+    def outcome(work):
+        stored[work.key] = figures(work.step.run, work.step.rung)
+        return stored[work.key]
+
+    search = Search(search_space, make(search_space))
+    run(search, outcome)
+    assert [standing.state for standing in search.standings] == ["completed"] * 4 + ["stopped"] * 2
+    begun = [standing.suggestion for standing in search.standings]
+    assert Search(search_space, make(search_space), begun=begun, look_up=lambda step: stored.get(step.key)).told() == search.told()
+
+
+def test_a_loss_of_exactly_the_bound_keeps_it() -> None:
+    """(495 - 490) / 500 as a difference of two shares is 0.010000000000000009."""
+    (constraint,) = space(constraints=["clean_drop <= 0.01"]).constraints
+    assert 495 / 500 - 490 / 500 > 0.01
+    assert constraint.violation(495 / 500 - 490 / 500) == 0

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,13 @@ def test_constraints_are_told_by_how_much_they_are_broken() -> None:
     bound = Constraint("clean_drop", "<=", 0.01)
     trials = [stored_trial(0, {"x": 0}, {"robust_score": 0.5, "clean_drop": 0.03}), stored_trial(1, {"x": 0}, {"robust_score": 0.5, "clean_drop": 0})]
     told = told_of(stored_search(trials, (ROBUST,), (bound,)))
-    assert [one.constraints for one in told] == [{"clean_drop <= 0.01": pytest.approx(0.02)}, {"clean_drop <= 0.01": pytest.approx(-0.01)}]
+    assert [one.constraints["clean_drop <= 0.01"] for one in told] == [pytest.approx(0.02), pytest.approx(-0.01)]
+
+
+def test_a_trial_that_fails_a_validity_check_is_told_as_infeasible() -> None:
+    doubtful = replace(stored_trial(0, {"x": 0}, {"robust_score": 0.9}), failed_checks=("C9", "C13"))
+    told = told_of(stored_search([doubtful, stored_trial(1, {"x": 1}, {"robust_score": 0.5})], (ROBUST,), ()))
+    assert [one.constraints for one in told] == [{"failed_checks": 2}, {"failed_checks": 0}]
 
 
 def test_few_trials_are_a_hint_and_fewer_than_four_are_refused() -> None:

@@ -11,7 +11,7 @@ from sweeper.checks.catalogue import CHECKS
 from sweeper.paired import LEVEL, paired_over_seeds
 from sweeper.results import Results
 from sweeper.statistics import mcnemar, paired_over_images
-from sweeper.stored_plans import SELECTED, others_on_test, split_of
+from sweeper.stored_plans import FRONT, SELECTED, others_on_test, split_of
 
 NEEDED_VARIANTS = ("adaptive", "adaptive_bpda")  # C26
 FILTERS = ("mean_blur", "gaussian_blur", "median_filter", "total_variation", "jpeg", "bit_depth")  # C27: purifiers that learn nothing
@@ -170,9 +170,9 @@ def nothing_selected(results: Results, planned: Planned) -> list[Result]:
     outcome: Outcome = "pass"
     if split_of(results, planned.rows) == "validation":
         text = "the figures are of validation images, which are there to choose by"
-    elif sweep.endswith(SELECTED):
+    elif sweep.endswith((SELECTED, FRONT)):
         started = results.read("runs", ["started"], {"plan_hash": planned.rows[0]["plan_hash"]}).column("started").to_pylist()
-        seen, others = others_on_test(results, sweep.removesuffix(SELECTED), dataset, planned.rows, min(started, default=None))
+        seen, others = others_on_test(results, sweep.removesuffix(SELECTED).removesuffix(FRONT), dataset, planned.rows, min(started, default=None))
         text = "chosen on validation images, and no other variant of its sweep was scored on the test images before"
         if seen:
             outcome, text = "warn", f"chosen on validation images, but {len(seen)} of {others} other variants were scored on the test images before"

@@ -9,7 +9,7 @@ from sweeper.checks._result import RUN, Key, Planned, Result
 from sweeper.checks.catalogue import CHECKS
 from sweeper.checks.integrity import same_images, stays_in_the_ball
 from sweeper.checks.strength import adaptive_is_strongest, breaks_undefended, falls_with_epsilon, iterative_beats_one_step, reaches_the_surface
-from sweeper.results import Results
+from sweeper.results import Readable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,12 +32,12 @@ def planned_of(rows: Sequence[Mapping[str, Any]], trials: Mapping[str, Mapping[s
     return Planned(ordered, trials)
 
 
-def read_scores(results: Results, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> "pa.Table":
+def read_scores(results: Readable, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> "pa.Table":
     """Return the columns of `scores` that the checks read (or those named), of the evaluations of some rows of `sweeps`."""
     return results.read("scores", columns or COLUMNS, {"evaluation_id": sorted({row["evaluation_id"] for row in rows})})
 
 
-def validity(results: Results, planned: Planned, scores: "pa.Table") -> list[Result]:
+def validity(results: Readable, planned: Planned, scores: "pa.Table") -> list[Result]:
     """Return what the validity checks say about every completed trial: those that the tables answer, and the stored rows of table `checks`.
 
     Args:
@@ -49,7 +49,7 @@ def validity(results: Results, planned: Planned, scores: "pa.Table") -> list[Res
     return with_stored(results, planned, found)
 
 
-def with_stored(results: Results, planned: Planned, found: Sequence[Result]) -> list[Result]:
+def with_stored(results: Readable, planned: Planned, found: Sequence[Result]) -> list[Result]:
     """Put what probes found, the rows of table `checks`, beside what the tables say.
 
     A probe's answer stands in the place of one that was not run; where both were run, the worse one counts. Of several probes for one check the one

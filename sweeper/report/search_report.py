@@ -17,7 +17,7 @@ from sweeper.report.summary import GUIDE, facts, num_images, statement
 from sweeper.report.training_curves import figures, perplexity_figure
 from sweeper.report.trials import Material
 from sweeper.results import Results
-from sweeper.search.outcome import Outcome, outcome, searched, tally, words
+from sweeper.search.outcome import Outcome, named, outcome, searched, tally, words
 from sweeper.search.stored import StoredSearch, StoredTrial, read_search
 
 MOST = 6  # trials of the Pareto set whose curves and images are shown, beside the reference
@@ -95,7 +95,7 @@ def _front_table(search: StoredSearch, found: Outcome, on: str) -> Table:
     """Return the Pareto set with its figures on both splits, their differences, and what was searched."""
     rows = []
     for one in found.rows:
-        row: dict[str, Cell] = {"trial": one["label"], "trial_id": one["trial_id"][:8], "settings": words(one["searched"])}
+        row: dict[str, Cell] = {"trial": named(one), "trial_id": one["trial_id"][:8], "settings": words(one["searched"])}
         for column in found.columns:
             for split in ("validation", "test"):
                 bounds = {f"{split}_{column}_{end}": one[f"{split}_{column}_ci_{end}"] for end in ("low", "high")}
@@ -108,7 +108,7 @@ def _front_table(search: StoredSearch, found: Outcome, on: str) -> Table:
     several = len(search.objectives) > 1
     title = "The Pareto set" if several else f"The best {found.columns[0]}"
     what = "Trials that may be chosen and that no other beats in all objectives" if several else "The best trial that may be chosen"
-    caption = f"{what}. Validation: {on}, which the sampler saw. Test: the test images, scored for these alone. Difference: validation minus test."
+    caption = f"{what}. Validation: {on}, which the sampler saw. Test: the test images. Difference: validation minus test."
     columns = ("trial", "trial_id", *measured, "settings")
     return Table("search_pareto", title, caption, columns, tuple(rows), headings | {"trial_id": "id"}, formats, tuple(found.notes[1:]))
 

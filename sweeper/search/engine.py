@@ -17,7 +17,7 @@ from sweeper.search.population import Individual, next_heir
 from sweeper.search.rungs import promotable
 from sweeper.search.space import SearchSpace
 from sweeper.search.standing import Failure, Figures, Standing, Step, Suggestion, Work
-from sweeper.search.study import Proposal, Told, fixed_proposal, propose, ranges_of
+from sweeper.search.study import VALIDITY, Proposal, Told, fixed_proposal, propose, ranges_of
 
 EXHAUSTED = 100  # suggestions in a row that make nothing new to run; without a bound of trials they would go on until the time is over
 
@@ -112,6 +112,10 @@ class Search:
         for number in self._running.pop(work.key):
             self.standings[number].running = False
             self._take(self.standings[number], outcome)
+        for standing in self.standings:  # equal ones that stand at a rung: they are run with it, as a later run would find
+            steps, done = standing.suggestion.steps, len(standing.reached)
+            if standing.state == "stopped" and done < len(steps) and steps[done].key == work.key:
+                self._catch_up(standing)
         self.seconds += time.perf_counter() - since
 
     @property
@@ -286,6 +290,10 @@ class Search:
     def _upward(self, figures: Figures) -> tuple[float, ...]:
         return tuple(objective.sign * value for objective, value in zip(self.space.objectives, self.objectives(figures), strict=True))
 
+    def _constraints(self, figures: Figures) -> dict[str, float]:
+        found = {str(constraint): constraint.violation(_number(figures.get(constraint.column))) for constraint in self.space.constraints}
+        return found | {VALIDITY: figures.get(VALIDITY) or 0.0}
+
     def _told(self, standing: Standing) -> Told:
         suggestion, state = standing.suggestion, standing.state
         figures = standing.figures
@@ -299,9 +307,7 @@ class Search:
             distributions=suggestion.proposal.distributions,
             state={"begun": "running", "continued": "stopped"}.get(state, state),
             values=() if figures is None else self.objectives(figures),
-            constraints={}
-            if figures is None
-            else {str(constraint): constraint.violation(_number(figures.get(constraint.column))) for constraint in self.space.constraints},
+            constraints={} if figures is None else self._constraints(figures),
             rungs=rungs,
             sampler_state=suggestion.proposal.sampler_state,
             label=suggestion.label,

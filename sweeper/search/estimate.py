@@ -50,11 +50,20 @@ def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float 
     rows.append({"what": "Pareto set", "epochs": None, "evaluation": f"{whole.evaluation.name}, test", "trials": front_trials, "seconds_each": front})
     for row in rows:
         row["seconds"] = round(row["trials"] * row["seconds_each"], 1)
-    return rows, _notes(plan, rows, slots, price_per_hour, measured.trials)
+    notes = _notes(plan, rows, slots, price_per_hour, measured.trials)
+    if proposed := _proposed(plan, root):
+        notes.append(f"{proposed} of its trials are proposed already; the figures are of the whole budget, and what is stored costs nothing again")
+    return rows, notes
+
+
+def _proposed(plan: SearchPlan, root: Path) -> int:
+    if not (root / "store.json").exists():
+        return 0
+    return Results(root).read("suggestions", ["number"], {"plan_hash": plan.search_id}).num_rows
 
 
 class _Measured:
-    """Seconds per epoch and per evaluation of this device's trials of the data set and scale, where there are any."""
+    """Seconds per epoch and per evaluation of the trials of the data set and scale under this root, where there are any."""
 
     def __init__(self, plan: SearchPlan, root: Path) -> None:
         self._factor = 1.0 if plan.dataset == "digits" else _PHOTOGRAPHS
@@ -64,7 +73,7 @@ class _Measured:
             return
         results = Results(root)
         mine = {"dataset": plan.dataset, "scale": plan.scale}
-        columns = ["trial_id", "model", "train_seconds", "score_seconds", "num_epochs"]
+        columns = ["trial_id", "model", "train_seconds", "score_seconds", "num_epochs", "started"]
         rows = {row["trial_id"]: row for row in results.read("trials", columns, {**mine, "model": plan.base.trials[-1].config.model}).to_pylist()}
         epochs = results.read("epochs", ["trial_id", "stage", "seconds"]).to_pylist()
         by_stage = {
@@ -78,8 +87,9 @@ class _Measured:
             row["evaluation_id"]: row["name"] for row in results.read("evaluations", ["evaluation_id", "name"], {"dataset": plan.dataset}).to_pylist()
         }
         seen: dict[str, list[float]] = {}
-        for row in results.read("attempts", ["trial_id", "evaluation_id"], {"status": "completed"}).to_pylist():
-            if row["trial_id"] in rows and row["evaluation_id"] in ways and rows[row["trial_id"]]["score_seconds"]:
+        for row in results.read("attempts", ["trial_id", "evaluation_id", "started"], {"status": "completed"}).to_pylist():
+            trial = rows.get(row["trial_id"], {})  # its seconds are of its first scoring
+            if row["evaluation_id"] in ways and trial.get("score_seconds") and trial["started"] == row["started"]:
                 seen.setdefault(ways[row["evaluation_id"]], []).append(rows[row["trial_id"]]["score_seconds"])
         self._scoring = {name: float(np.median(seconds)) for name, seconds in seen.items()}
 
@@ -100,7 +110,7 @@ def _notes(plan: SearchPlan, rows: Sequence[dict[str, Any]], slots: int, price: 
     bounds = [f"{value:g} {name.replace('_', '-')}" for name, value in vars(budget).items() if value is not None]
     notes = [
         f"budget: {', '.join(bounds)}; sampler {plan.space.sampler}, scheduler {plan.space.scheduler}"
-        + (f" (of {plan.space.reduction} at a rung one goes on)" if plan.space.scheduler in ("asha", "halving") else "")
+        + (f" (of {plan.space.reduction} so far one goes on from a rung)" if plan.space.scheduler in ("asha", "halving") else "")
         + (f" ({plan.space.population} members, {plan.space.generations} generations)" if plan.space.scheduler == "pbt" else ""),
         f"about {f'{total / 60:.0f} min' if total > 90 else f'{total:.0f} s'} with {slots} at once ({source})"
         + ("" if price is None else f"; cost {price * total / 3600:.2f} at {price:g} per hour"),

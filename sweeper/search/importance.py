@@ -7,7 +7,7 @@ from typing import Any
 from sweeper.comparison import compare_settings
 from sweeper.results import Results
 from sweeper.search.stored import StoredSearch, StoredTrial
-from sweeper.search.study import EVALUATOR, Told, importances
+from sweeper.search.study import EVALUATOR, VALIDITY, Told, importances
 from sweeper.stored_plans import latest_plan
 
 FEW = 50  # completed trials under which shares are a description of these trials and little more
@@ -31,7 +31,8 @@ def told_of(search: StoredSearch) -> list[Told]:
     found = []
     first = search.objectives[0].column
     for trial in search.trials:
-        state = {"continued": "stopped", "missing": "running"}.get(trial.state, trial.state)
+        waits = "stopped" if trial.rungs else "running"
+        state = {"continued": "stopped", "missing": waits}.get(trial.state, trial.state)
         found.append(
             Told(
                 params=trial.params,
@@ -115,4 +116,5 @@ def _effect_shown(row: Mapping[str, Any]) -> dict[str, Any]:
 def _constraints(search: StoredSearch, trial: StoredTrial) -> dict[str, float]:
     figures = trial.figures or {}
     values = {one: figures.get(one.column) for one in search.constraints}
-    return {str(one): one.violation(value) for one, value in values.items() if value is not None}
+    kept = {str(one): one.violation(value) for one, value in values.items() if value is not None}
+    return kept | ({} if trial.figures is None else {VALIDITY: float(len(trial.failed_checks))})

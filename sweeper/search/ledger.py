@@ -5,7 +5,7 @@ Nothing else is needed to go on with a search: which trials are finished, failed
 
 import json
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,15 +14,15 @@ from sweeper.canonical import canonical_json
 from sweeper.keys import part_key
 from sweeper.parquet import Where, narrowed
 from sweeper.plan import PlannedTrial
-from sweeper.results import Results
+from sweeper.results import Readable, Results
 from sweeper.search.plan import SearchPlan
 from sweeper.search.standing import Failure, Figures, Standing, Step, Suggestion
-from sweeper.search.stored import stored_figures
-from sweeper.search.study import Proposal
+from sweeper.search.stored import failed_checks, stored_figures
+from sweeper.search.study import GENERATION, VALIDITY, Proposal
 from sweeper.stored_plans import Key
 from sweeper.sweep import OWN_FAULT, record_evaluation, sweeps_row
 
-_KEPT_STATE = ("NSGAIISampler:generation",)  # plain numbers; what CMA-ES notes is a pickle, and it begins anew around the best instead
+_KEPT_STATE = (GENERATION,)  # plain numbers; what CMA-ES notes is a pickle, and it begins anew around the best instead
 
 
 @dataclass
@@ -115,8 +115,10 @@ class Ledger:
         return self._known.get(trial.key)
 
     def figures(self, trial: PlannedTrial) -> dict[Key, Figures]:
-        """Return the figures of a trial that is just completed."""
-        return dict(stored_figures(_OneTrial(self.results, trial), [trial.key], trial.evaluation.score_epsilon, self.plan.columns_of(trial)))
+        """Return the figures of a trial that is just completed, how many validity checks it fails among them."""
+        mine = _OneTrial(self.results, trial)
+        found = stored_figures(mine, [trial.key], trial.evaluation.score_epsilon, self.plan.columns_of(trial))
+        return self._checked(mine, [trial], found)
 
     def record_left(self, standings: Sequence[Standing]) -> None:
         """Append a row to `attempts` for each trial that got no further than a rung: it was left there, or its run there failed."""
@@ -166,8 +168,17 @@ class Ledger:
         found: dict[Key, Figures] = {}
         for evaluation in {trial.evaluation_id for trial in done}:
             alike = [trial for trial in done if trial.evaluation_id == evaluation]
-            found |= stored_figures(self.results, [t.key for t in alike], alike[0].evaluation.score_epsilon, self.plan.columns_of(alike[0]))
-        return found
+            figures = stored_figures(self.results, [t.key for t in alike], alike[0].evaluation.score_epsilon, self.plan.columns_of(alike[0]))
+            found |= self._checked(self.results, alike, figures)
+        damaged = {str(problem.path) for problem in self.results.skipped}  # found by reading: a worst case over fewer attacks says too much
+        whole = {t.key for t in done if not damaged or all(self.results.has(*part.split("/", 1)) for part in t.parts)}
+        return {key: figures for key, figures in found.items() if key in whole}
+
+    def _checked(self, tables: Readable, trials: Sequence[PlannedTrial], figures: Mapping[Key, dict[str, Any]]) -> dict[Key, Figures]:
+        if not trials[0].evaluation.is_checked:
+            return dict(figures)
+        failed = failed_checks(tables, [sweeps_row(self.plan.sweep, self.plan.search_id, self.plan.scale, trial) for trial in trials])
+        return {key: {**each, VALIDITY: float(len(failed.get(key, ())))} for key, each in figures.items()}
 
     def _failures(self, trials: Sequence[PlannedTrial]) -> dict[Key, Failure]:
         if self.retry_failed or not trials:
@@ -203,5 +214,7 @@ class _OneTrial:
         """Return rows as `Results.read` does."""
         if table not in self._tables:
             keys = [key for name, _, key in self._parts if name == table]
+            if not keys:  # a table that is of no one trial
+                return self._results.read(table, columns, where)
             self._tables[table] = self._results.read_parts(table, keys)
         return narrowed(self._tables[table], columns, where)

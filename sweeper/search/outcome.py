@@ -14,13 +14,12 @@ import numpy as np
 
 from sweeper.results import Results
 from sweeper.search.population import schedule_of
-from sweeper.search.stored import StoredSearch, StoredTrial, stored_figures
-from sweeper.stored_plans import key_of_row, states
+from sweeper.search.stored import StoredSearch, StoredTrial, failed_checks, stored_figures
+from sweeper.stored_plans import FRONT, key_of_row, others_on_test, states
 
 if TYPE_CHECKING:
     from sweeper.plan import Plan
 
-FRONT = "/pareto"  # behind a search's name: the sweep that scores its Pareto set on the test images
 PLAIN = ("psnr", "seconds", "parameters")  # columns that are no shares
 
 
@@ -36,7 +35,7 @@ class Outcome:
     def shown(self) -> list[dict[str, Any]]:
         """Return the rows for people: shares in percent, intervals in brackets, differences in points."""
         return [
-            {"trial": row["label"], "id": row["trial_id"][:8]}
+            {"trial": named(row), "id": row["trial_id"][:8]}
             | {f"{name}{unit(name)}{where}": text for name in self.columns for where, text in _of_column(row, name)}
             | {"searched settings": words(row["searched"])}
             for row in self.rows
@@ -58,7 +57,7 @@ def front_plan(results: Results, search: StoredSearch, front: Sequence[StoredTri
 def outcome(results: Results, search: StoredSearch) -> Outcome:
     """Return the Pareto set of a search with its validation figures, and its test figures as far as they are there."""
     front, columns = search.pareto(), tuple(objective.column for objective in search.objectives)
-    test = _on_test(results, search, columns)
+    test, failed_on_test = _on_test(results, search, columns)
     rows = []
     for trial in front:
         assert trial.key is not None and trial.figures is not None
@@ -69,10 +68,16 @@ def outcome(results: Results, search: StoredSearch) -> Outcome:
                 row |= {f"{split}_{column}": figures.get(column), f"{split}_{column}_ci_low": low, f"{split}_{column}_ci_high": high}
             found = row[f"validation_{column}"], row[f"test_{column}"]
             row[f"difference_{column}"] = None if None in found else found[0] - found[1]
+        row |= {"failed_checks_on_test": failed_on_test.get(trial.key[0], [])}
         rows.append(row | {"searched": searched(trial), "settings": dict(trial.settings)})
     what = f"what no other trial beats in {' and '.join(columns)}" if len(columns) > 1 else f"the best {', '.join(columns)}"
     title = f"{search.title}: {what}"
-    return Outcome(rows, columns, title, _notes(search, rows, columns))
+    return Outcome(rows, columns, title, _notes(results, search, rows, columns))
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """Return the label of a row, and the validity checks that it fails on the test images."""
+    return row["label"] + "".join(f" (fails {check})" for check in row["failed_checks_on_test"])
 
 
 def searched(trial: StoredTrial) -> dict[str, Any]:
@@ -97,8 +102,8 @@ def tally(search: StoredSearch) -> str:
     return sentence + "."
 
 
-def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return trial_id -> figures on the test images, by the evaluation that the search was scored by, with the split changed."""
+def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """Return trial_id -> figures on the test images, and -> validity checks that fail there, under the search's evaluation with the split changed."""
     ways = {row["evaluation_id"]: json.loads(row["config"]) for row in results.read("evaluations", ["evaluation_id", "config"]).to_pylist()}
     wanted = ways[search.planned[0]["evaluation_id"]] | {"split": "test"}
     planned = results.read("sweeps", where={"sweep": search.sweep + FRONT, "dataset": search.dataset}).to_pylist()
@@ -107,12 +112,14 @@ def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> 
     state = states(results, planned)
     keys = [key for key, one in state.items() if one["status"] == "completed"]
     if not keys:
-        return {}
+        return {}, {}
     score_epsilon: float = planned[0]["score_epsilon"]
-    return {key[0]: figures for key, figures in stored_figures(results, keys, score_epsilon, columns).items()}
+    figures = stored_figures(results, keys, score_epsilon, columns)
+    failed = failed_checks(results, planned)
+    return {key[0]: found for key, found in figures.items()}, {key[0]: checks for key, checks in failed.items()}
 
 
-def _notes(search: StoredSearch, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+def _notes(results: Results, search: StoredSearch, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
     notes = [tally(search)]
     if search.scheduler == "pbt":
         notes.append("learning_rate=[a, b]: its value in each phase of the training, so with loss weights. continued: earlier generations.")
@@ -125,11 +132,22 @@ def _notes(search: StoredSearch, rows: Sequence[Mapping[str, Any]], columns: Seq
             f"Difference: validation minus test, mean over these {len(scored)}: {means}. It is the optimism of a choice made on the validation "
             "images, and the chance of two sets of images is in it, so it can be negative. The test figures are the ones to report."
         )
-        notes.append("The test images were scored for these trials alone. One seed each: `refine` says which of them seeds bear out.")
+        notes.append(_looked_at(results, search, rows) + " One seed each: `refine` says which of them seeds bear out.")
+        if doubtful := [f"{row['label']} ({', '.join(row['failed_checks_on_test'])})" for row in rows if row["failed_checks_on_test"]]:
+            notes.append(f"Fails a validity check on the test images, so its figures are not to be believed: {'; '.join(doubtful)}.")
     else:
         notes.append(f"Not scored on the test images yet; `run {search.sweep}` does it when the search is finished.")
     notes.append("Intervals are over images, for these checkpoints.")
     return notes
+
+
+def _looked_at(results: Results, search: StoredSearch, rows: Sequence[Mapping[str, Any]]) -> str:
+    mine = {row["trial_id"] for row in rows}
+    seen, others = others_on_test(results, search.sweep, search.dataset, [row for row in search.planned if row["trial_id"] in mine])
+    if not seen:
+        return "No other trial of it was scored on the test images under this root."
+    more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
+    return f"Of its {others} other trials {len(seen)} were scored on the test images, too, under this root ({', '.join(seen[:5])}{more})."
 
 
 def _why_none(search: StoredSearch) -> str:

@@ -52,7 +52,9 @@ class Feed:
 
     def ended(self, trial: PlannedTrial, finished: Finished) -> None:
         """Take in how a trial ended: completed with its rows stored, or failed."""
-        work = self._works.pop(trial.key)
+        work = self._works.pop(trial.key, None)
+        if work is None:  # told before: its worker was lost after its last report, and it was run again
+            return
         self._view.trial_ended(trial, finished)
         self.search.ended(work, self._outcome(trial, finished), finished.seconds)
         self._show()

@@ -116,7 +116,8 @@ def read_search(results: Results, sweep: str, dataset: str | None = None, plan_h
     columns = [one.column for one in (*objectives, *constraints)]
     figures = stored_figures(results, [key for key, one in state.items() if one["status"] == "completed"], planned[0]["score_epsilon"], columns)
     at_rungs = _at_rungs(results, rows, planned[0]["score_epsilon"], [one.column for one in objectives])
-    failed = _failed_checks(results, planned)
+    state = states(results, planned)  # again: reading finds the parts that are damaged inside, and those trials are missing
+    failed = failed_checks(results, planned)
     trials = []
     for row in rows:
         key = (row["trial_id"], row["evaluation_id"]) if row["trial_id"] else None
@@ -186,7 +187,8 @@ def _at_rungs(results: Results, rows: Sequence[Mapping[str, Any]], score_epsilon
     return found
 
 
-def _failed_checks(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, list[str]]:
+def failed_checks(results: Readable, planned: Sequence[dict[str, Any]]) -> dict[Key, list[str]]:
+    """Return key -> the validity checks that completed trials fail; nothing for those that fail none."""
     trials = {row["trial_id"]: row for row in results.read("trials", list(TRIAL_COLUMNS)).to_pylist()}
     found = failures(validity(results, planned_of(planned, trials), read_scores(results, planned)))
     return {key: sorted({one.check for one in checks}) for key, checks in found.items()}

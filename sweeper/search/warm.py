@@ -34,9 +34,9 @@ def warm_proposals(plan: SearchPlan, root: Path, sweeps: Sequence[str]) -> tuple
     notes = []
     for sweep in sweeps:
         rows = latest_plan(results, sweep, plan.dataset)
-        variants = {row["variant_id"]: row["trial_id"] for row in rows}
         stored = {row["trial_id"]: row["config"] for row in results.read("trials", ["trial_id", "config"]).to_pylist()}
         fitting = 0
+        variants = {row["variant_id"]: row["trial_id"] for row in rows if row["trial_id"] in stored}
         for variant, trial_id in variants.items():
             if trial_id not in stored or variant in found:
                 continue
@@ -44,7 +44,8 @@ def warm_proposals(plan: SearchPlan, root: Path, sweeps: Sequence[str]) -> tuple
             if proposal is not None:
                 found[variant] = proposal
                 fitting += 1
-        notes.append(f"warm start: {fitting} of {len(variants)} variants of {rows[0]['sweep']} are trials that {plan.space.name} could propose")
+        count = len({row["variant_id"] for row in rows})
+        notes.append(f"warm start: {fitting} of {count} variants of {rows[0]['sweep']} are trials that {plan.space.name} could propose")
     return list(found.values()), notes
 
 
