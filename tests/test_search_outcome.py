@@ -17,10 +17,12 @@ def test_a_check_that_fails_on_the_test_images_stands_beside_the_trial(tmp_path:
         "trial_id": first["trial_id"], "evaluation_id": TEST, "check": "C13", "kind": "validity", "outcome": "fail", "level": "standard",
         "message": "twice the steps break 5 points more", "probes_version": 1, "value": 0.05, "threshold": 0.01,
     }  # fmt: skip
-    results.publish("checks", "c13", [row])
+    warned = row | {"check": "C17", "outcome": "warn", "value": 0.02}
+    results.publish("checks", "c13", [row, warned])
     after = outcome(results, read_search(results, "made"))
     assert after.rows[0]["failed_checks_on_test"] == ["C13"]
     assert after.shown()[0]["trial"] == f"{first['label']} (fails C13)"
+    assert f"Checks warn on the test images, `check made/pareto` says of what: {first['label']} (C17)." in after.notes
     assert f"Fails a validity check on the test images, so its figures are not to be believed: {first['label']} (C13)." in after.notes
 
 

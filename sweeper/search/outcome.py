@@ -57,7 +57,7 @@ def front_plan(results: Results, search: StoredSearch, front: Sequence[StoredTri
 def outcome(results: Results, search: StoredSearch) -> Outcome:
     """Return the Pareto set of a search with its validation figures, and its test figures as far as they are there."""
     front, columns = search.pareto(), tuple(objective.column for objective in search.objectives)
-    test, failed_on_test = _on_test(results, search, columns)
+    test, failed_on_test, warned_on_test = _on_test(results, search, columns)
     rows = []
     for trial in front:
         assert trial.key is not None and trial.figures is not None
@@ -68,7 +68,7 @@ def outcome(results: Results, search: StoredSearch) -> Outcome:
                 row |= {f"{split}_{column}": figures.get(column), f"{split}_{column}_ci_low": low, f"{split}_{column}_ci_high": high}
             found = row[f"validation_{column}"], row[f"test_{column}"]
             row[f"difference_{column}"] = None if None in found else found[0] - found[1]
-        row |= {"failed_checks_on_test": failed_on_test.get(trial.key[0], [])}
+        row |= {"failed_checks_on_test": failed_on_test.get(trial.key[0], []), "warned_checks_on_test": warned_on_test.get(trial.key[0], [])}
         rows.append(row | {"searched": searched(trial), "settings": dict(trial.settings)})
     what = f"what no other trial beats in {' and '.join(columns)}" if len(columns) > 1 else f"the best {', '.join(columns)}"
     title = f"{search.title}: {what}"
@@ -102,8 +102,8 @@ def tally(search: StoredSearch) -> str:
     return sentence + "."
 
 
-def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """Return trial_id -> figures on the test images, and -> validity checks that fail there, under the search's evaluation with the split changed."""
+def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]], dict[str, list[str]]]:
+    """Return trial_id -> figures on the test images, under the search's evaluation; -> validity checks that fail there; -> that warn there."""
     ways = {row["evaluation_id"]: json.loads(row["config"]) for row in results.read("evaluations", ["evaluation_id", "config"]).to_pylist()}
     wanted = ways[search.planned[0]["evaluation_id"]] | {"split": "test"}
     planned = results.read("sweeps", where={"sweep": search.sweep + FRONT, "dataset": search.dataset}).to_pylist()
@@ -112,11 +112,11 @@ def _on_test(results: Results, search: StoredSearch, columns: Sequence[str]) -> 
     state = states(results, planned)
     keys = [key for key, one in state.items() if one["status"] == "completed"]
     if not keys:
-        return {}, {}
+        return {}, {}, {}
     score_epsilon: float = planned[0]["score_epsilon"]
     figures = stored_figures(results, keys, score_epsilon, columns)
-    failed = failed_checks(results, planned)
-    return {key[0]: found for key, found in figures.items()}, {key[0]: checks for key, checks in failed.items()}
+    failed, warned = ({key[0]: checks for key, checks in failed_checks(results, planned, word).items()} for word in ("fail", "warn"))
+    return {key[0]: found for key, found in figures.items()}, failed, warned
 
 
 def _notes(results: Results, search: StoredSearch, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
@@ -135,6 +135,8 @@ def _notes(results: Results, search: StoredSearch, rows: Sequence[Mapping[str, A
         notes.append(_looked_at(results, search, rows) + " One seed each: `refine` says which of them seeds bear out.")
         if doubtful := [f"{row['label']} ({', '.join(row['failed_checks_on_test'])})" for row in rows if row["failed_checks_on_test"]]:
             notes.append(f"Fails a validity check on the test images, so its figures are not to be believed: {'; '.join(doubtful)}.")
+        if warned := [f"{row['label']} ({', '.join(row['warned_checks_on_test'])})" for row in rows if row["warned_checks_on_test"]]:
+            notes.append(f"Checks warn on the test images, `check {search.sweep}{FRONT}` says of what: {'; '.join(warned)}.")
     else:
         notes.append(f"Not scored on the test images yet; `run {search.sweep}` does it when the search is finished.")
     notes.append("Intervals are over images, for these checkpoints.")

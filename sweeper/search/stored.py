@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sweeper.checks.gate import TRIAL_COLUMNS, failures, planned_of, read_scores, validity
+from sweeper.checks.gate import TRIAL_COLUMNS, planned_of, read_scores, validity
 from sweeper.ranking import CELL, costs_of, on_clean_images, trial_figures
 from sweeper.results import Readable, Results
 from sweeper.search.rungs import layer_of
@@ -187,8 +187,11 @@ def _at_rungs(results: Results, rows: Sequence[Mapping[str, Any]], score_epsilon
     return found
 
 
-def failed_checks(results: Readable, planned: Sequence[dict[str, Any]]) -> dict[Key, list[str]]:
-    """Return key -> the validity checks that completed trials fail; nothing for those that fail none."""
+def failed_checks(results: Readable, planned: Sequence[dict[str, Any]], outcome: str = "fail") -> dict[Key, list[str]]:
+    """Return key -> the validity checks of completed trials that end so (`fail`, or `warn`); nothing for those without any."""
     trials = {row["trial_id"]: row for row in results.read("trials", list(TRIAL_COLUMNS)).to_pylist()}
-    found = failures(validity(results, planned_of(planned, trials), read_scores(results, planned)))
-    return {key: sorted({one.check for one in checks}) for key, checks in found.items()}
+    found: dict[Key, set[str]] = {}
+    for one in validity(results, planned_of(planned, trials), read_scores(results, planned)):
+        if one.kind == "validity" and one.outcome == outcome:
+            found.setdefault(one.key, set()).add(one.check)
+    return {key: sorted(checks) for key, checks in found.items()}
