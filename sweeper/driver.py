@@ -264,10 +264,7 @@ class _Asking(Searcher):
         """Hear nothing: the callback has told how it ended, before its place is given to the next."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the tables know all of it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search is gone on with from its tables")
+        """Save nothing: the tables know all of it, and a search is gone on with from them."""
 
 
 def search_executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: False) -> "SearchExecutor":

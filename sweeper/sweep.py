@@ -63,16 +63,17 @@ def state_of(plan: Plan, results_root: Path, *, retry_failed: bool = False) -> S
     tables = sorted({part.partition("/")[0] for trial in plan.trials for part in trial.parts})
     stored = {f"{table}/{part}" for table in tables for part in results.stored(table)}
     missing = plan.missing(stored)
-    failed = {} if retry_failed else _failed(results, missing)
+    failed = {} if retry_failed else own_failures(results, missing)
     keys = {kind: {stage.key for stage in plan.stages if artifacts.has(kind, stage.key)} for kind in {stage.kind for stage in plan.stages}}
     runnable = [trial for trial in missing if trial.key not in failed]
     return State(missing, plan.needed(runnable, keys), failed)
 
 
-def _failed(results: Results, missing: Sequence[PlannedTrial]) -> dict[tuple[str, str], dict[str, Any]]:
-    if not missing:
+def own_failures(results: Results, trials: Sequence[PlannedTrial]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return key -> the last attempt of those trials that failed by themselves then, not by a lost worker or a full disk."""
+    if not trials:
         return {}
-    wanted = {trial.key for trial in missing}
+    wanted = {trial.key for trial in trials}
     columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
     rows = [row for row in results.read("attempts", columns).to_pylist() if (row["trial_id"], row["evaluation_id"]) in wanted]
     last = {(row["trial_id"], row["evaluation_id"]): row for row in sorted(rows, key=lambda row: row["attempt"])}

@@ -20,7 +20,7 @@ from sweeper.search.standing import Failure, Figures, Standing, Step, Suggestion
 from sweeper.search.stored import failed_checks, stored_figures
 from sweeper.search.study import GENERATION, VALIDITY, Proposal
 from sweeper.stored_plans import Key
-from sweeper.sweep import OWN_FAULT, record_evaluation, sweeps_row
+from sweeper.sweep import own_failures, record_evaluation, sweeps_row
 
 _KEPT_STATE = (GENERATION,)  # plain numbers; what CMA-ES notes is a pickle, and it begins anew around the best instead
 
@@ -181,17 +181,8 @@ class Ledger:
         return {key: {**each, VALIDITY: float(len(failed.get(key, ())))} for key, each in figures.items()}
 
     def _failures(self, trials: Sequence[PlannedTrial]) -> dict[Key, Failure]:
-        if self.retry_failed or not trials:
-            return {}
-        wanted = {trial.key for trial in trials}
-        columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message"]
-        last: dict[Key, dict[str, Any]] = {}
-        for row in sorted(self.results.read("attempts", columns).to_pylist(), key=lambda row: row["attempt"]):
-            if (row["trial_id"], row["evaluation_id"]) in wanted:
-                last[row["trial_id"], row["evaluation_id"]] = row
-        return {
-            key: Failure(row["message"] or row["reason"]) for key, row in last.items() if row["status"] == "failed" and row["reason"] in OWN_FAULT
-        }
+        failed = {} if self.retry_failed else own_failures(self.results, trials)
+        return {key: Failure(row["message"] or row["reason"]) for key, row in failed.items()}
 
 
 def _named(trial: PlannedTrial) -> str:
