@@ -190,14 +190,14 @@ def main() -> int:
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--profile", action="store_true", help="of the driver's own time, by function")
     args = parser.parse_args()
-    from sweeper import driver
+    from sweeper.cluster import execution, resources, trials
 
     module = find("search_spaces", "search")
     space, splits = read_space("search", module, trials=args.trials, sampler=args.sampler, scheduler="halving"), datasets.load("digits")
     plan = plan_search("search", space, module, Path(str(module.__file__)).read_text(), fingerprint=splits.fingerprint, dataset="digits",
                        scale="small", settings={})  # fmt: skip
-    driver._trainable = sleeping(args.faster)  # pickled by value, so that the workers have it
-    on_ray = driver.search_executor(driver.Resources(max_concurrent=WORKERS))
+    trials._trainable = sleeping(args.faster)  # pickled by value, so that the workers have it
+    on_ray = execution.search_executor(resources.Resources(max_concurrent=WORKERS))
     clocked: list[Clocked] = []
     profile = cProfile.Profile()
 

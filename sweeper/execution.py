@@ -200,6 +200,7 @@ def _gpus(asked: float | None, scale: str) -> float:
 
 
 def _ray(name: str, resources: dict[str, Any], interrupted: threading.Event) -> Any:
-    from sweeper import driver  # only here is Ray imported
+    from sweeper.cluster import execution  # only here is Ray imported
+    from sweeper.cluster.resources import Resources
 
-    return getattr(driver, name)(driver.Resources(**resources), interrupted.is_set)
+    return getattr(execution, name)(Resources(**resources), interrupted.is_set)

@@ -1,4 +1,4 @@
-"""Run a plan: record it, make what is missing, and say how every trial ended. Ray is behind one door (`driver.py`); `inline` needs none."""
+"""Run a plan: record it, make what is missing, and say how every trial ended. Ray is behind one door (`cluster/`); `inline` needs none."""
 
 import json
 import socket

@@ -1,0 +1,48 @@
+"""What runs a sweep's or a search's work on Ray."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sweeper.cluster.connection import connected
+from sweeper.cluster.resources import Resources, check_resources
+from sweeper.cluster.tasks import run_probes, run_stages
+from sweeper.cluster.trials import run_search_trials, run_trials
+from sweeper.escalation import Probes
+from sweeper.plan import PlannedTrial
+from sweeper.stages import Stage
+from sweeper.sweep import Executor, View
+from sweeper.worker import Finished, Job
+
+if TYPE_CHECKING:
+    from sweeper.search.running import Feed, SearchExecutor
+
+
+def executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: False) -> Executor:
+    """Return what runs a job's stages and trials on Ray with these resources.
+
+    Args:
+        is_interrupted: Was Ctrl-C pressed? Asked between steps, because a KeyboardInterrupt that falls into Ray's own callbacks is lost there.
+    """
+
+    def execute(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View, probes: Probes) -> list[Finished]:
+        with connected(resources.address):
+            check_resources(resources)
+            run_stages(job, stages, resources, view, is_interrupted)
+            finished = run_trials(job, trials, resources, view, is_interrupted) if trials else []
+            while due := probes():
+                run_probes(job, due, resources, view, is_interrupted)
+            return finished
+
+    return execute
+
+
+def search_executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: False) -> "SearchExecutor":
+    """Return what runs a search's shared stages and its trials on Ray with these resources; see `executor`."""
+
+    def execute(job: Job, stages: Sequence[Stage], feed: "Feed", view: View) -> None:
+        with connected(resources.address):
+            check_resources(resources)
+            run_stages(job, stages, resources, view, is_interrupted)
+            run_search_trials(job, feed, resources, view, is_interrupted)
+
+    return execute
