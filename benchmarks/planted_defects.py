@@ -39,6 +39,7 @@ from sweeper.probing import subject_of
 from sweeper.results import Results
 from sweeper.scales import evaluation, trial_defaults
 from sweeper.scoring import Defense
+from sweeper.storage import open_store
 from sweeper.stored_plans import latest_plan
 from sweeper.sweep import record_plan
 from sweeper.worker import Job, perform_trial
@@ -84,7 +85,7 @@ def evaluation_defects(seed: int, splits: datasets.Splits, root: Path) -> dict[s
     config = configuration(seed, SOUND["undefended"], splits.fingerprint)
     plan, results = of_config(config, evaluation("standard", "digits", "small", SHORT)), Results(root, create=True)
     record_plan(plan, splits, results)
-    ended = perform_trial(Job("trial", root, None), plan.trials[0])
+    ended = perform_trial(Job("trial", open_store(root), None), plan.trials[0])
     assert ended.status == "completed", ended.message
     rows = latest_plan(results, "trial", plan_hash=plan.plan_hash)
     short = any(one.check == "C12" and one.outcome == "fail" for one in run_checks(results, rows))

@@ -101,7 +101,7 @@ def sleeping(faster: float) -> Callable[..., None]:
         for epoch in range(epochs):
             time.sleep(max(0.0, (until - time.monotonic()) / (epochs - epoch)))
             tune.report({"progress": ["purifier", epoch + 1, epochs, {"loss": 1 / (epoch + 1)}]})
-        results = Results(job.results_root)
+        results = Results(job.store)
         for table, part, rows in parts_of(trial, started):
             results.publish(table, part, rows)
         clean = {"clean_accuracy": 0.9, "adaptive_accuracy": 0.2}

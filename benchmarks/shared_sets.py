@@ -19,6 +19,7 @@ from same_outcomes import differences
 from sweeper import artifacts, datasets, lookup, plan, stages, worker
 from sweeper.artifacts import Artifacts, Bundle
 from sweeper.results import Results
+from sweeper.storage import open_store
 from sweeper.sweep import record_plan
 
 
@@ -63,7 +64,7 @@ def main() -> int:
     for side in ("shared", "per trial"):
         root = place / side.replace(" ", "-")
         record_plan(made, splits, Results(root, create=True))
-        job = worker.Job("ablations", root, None)
+        job = worker.Job("ablations", open_store(root), None)
         with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
             pool.map(perform, [(job, stage, True) for stage in classifiers], chunksize=1)
             began = time.monotonic()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 errors = Console(stderr=True, highlight=False)
 
 Space = Annotated[str, typer.Argument(metavar="SPACE", help="A name in search_spaces/, or the path of your own .py file.")]
-Root = Annotated[Path, typer.Option("--results", metavar="ROOT", help="The folder that holds all results.")]
+Root = Annotated[
+    str, typer.Option("--results", metavar="ROOT", help="Where all results are kept: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
+]
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help=", ".join(FORMATS) + ".")]
 Dataset = Annotated[str | None, typer.Option(metavar="NAME", help="digits (the default), fashion-mnist or cifar10.")]
 Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data set's official files; else the cache, else a download.")]
@@ -54,7 +56,7 @@ Gpus = Annotated[
 MaxConcurrent = Annotated[int | None, typer.Option(min=1, metavar="N", help="Trials at once, at most.")]
 Inline = Annotated[bool, typer.Option("--inline", help="Everything in this process, one after the other, without Ray.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try trials again that failed by themselves, not by a lost worker.")]
-DEFAULT_ROOT = Path("results")
+DEFAULT_ROOT = "results"
 GROUPS = ("training", "retraining", "target", "numerics", "model_options")
 
 

@@ -80,7 +80,7 @@ def _attack_again(store: "Results", planned: Sequence[dict[str, Any]], who: str,
     if not completed:
         raise ValueError(f"no trial of {planned[0]['sweep']} is completed, so there is nothing to attack again")
     plan = stored_plan(store, completed)
-    job = Job(plan.sweep, store.root.absolute(), data.absolute() if data else None, sources())
+    job = Job(plan.sweep, store.store, data.absolute() if data else None, sources())
     tried: set[str] = set()
     ranked = planned[0]["plan_hash"]
     while due := [probe for probe in pending(plan, store, level=level, everyone=who == "all", plan_hash=ranked) if probe.part not in tried]:

@@ -169,7 +169,7 @@ def plan(
         print_plan(make_plan(asked, evaluation, seeds, split), results, format)
 
 
-def _print_search(plan: "SearchPlan", root: Path, format: str, price_per_hour: float | None) -> None:
+def _print_search(plan: "SearchPlan", root: str, format: str, price_per_hour: float | None) -> None:
     from sweeper.search.estimate import describe
 
     check_format(format)

@@ -9,13 +9,12 @@ A compacted file that is damaged or gone does not count: its parts are read agai
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.schemas import TABLES
-from sweeper.storage import Folder
+from sweeper.storage import Folder, Stat
 
 if TYPE_CHECKING:
     from sweeper.results import Results
@@ -63,13 +62,22 @@ class Compacted:
     bytes: int
 
 
-def manifest_path(folder: Folder, generation: int) -> Path:
-    return folder.path(f"manifests/{generation:08d}.json")
+@dataclass(frozen=True)
+class Addition:
+    """Rows of one table that come from elsewhere: a compacted file's content, its number of rows, and the keys of the parts that they stand for."""
+
+    content: bytes
+    rows: int
+    parts: tuple[str, ...]
+
+
+def manifest_name(generation: int) -> str:
+    return f"manifests/{generation:08d}.json"
 
 
 def generations(folder: Folder) -> list[int]:
     """Return the numbers of all manifests, ascending."""
-    return [int(name[:-5]) for name in folder.names("manifests") if name.endswith(".json") and name[:-5].isdigit()]
+    return [int(name[:-5]) for name in folder.store.names("manifests") if name.endswith(".json") and name[:-5].isdigit()]
 
 
 def compact(results: "Results", max_rows: int = MAX_ROWS, attempts: int = 5) -> Compacted | None:
@@ -81,28 +89,51 @@ def compact(results: "Results", max_rows: int = MAX_ROWS, attempts: int = 5) -> 
     for _ in range(attempts):
         manifest = results.manifest()
         tables: dict[str, tuple[CompactedFile, ...]] = {}
-        written: list[Path] = []
+        written: list[str] = []
+        new: set[str] = set()
         parts = 0
         try:
             for table in TABLES:
                 kept, made, count = _compact_table(results, manifest, table, max_rows, written)
                 tables[table] = (*kept, *made)
+                new |= {file.name for file in made}
                 parts += count
             if not parts:
                 return None
             generation = max(generations(results.folder), default=0) + 1
-            committed = results.folder.create(manifest_path(results.folder, generation), Manifest(generation, tables).to_json())
+            committed = results.folder.store.create(manifest_name(generation), Manifest(generation, tables).to_json())
         except BaseException:
-            _discard(written)
+            _discard(results.folder, written)
             raise
         if committed:
-            return Compacted(generation, parts, len(written), sum(path.stat().st_size for path in written))
-        _discard(written)
+            return Compacted(generation, parts, len(written), sum(file.bytes for files in tables.values() for file in files if file.name in new))
+        _discard(results.folder, written)
     return None
 
 
+def add(results: "Results", additions: Mapping[str, Addition], attempts: int = 5) -> bool:
+    """Commit rows of several tables with one manifest, so that all of them show at once; say whether that could be done.
+
+    Readers take a part of one of these keys, should it be published meanwhile, for held already.
+    """
+    for _ in range(attempts):
+        manifest = results.manifest()
+        generation = max(generations(results.folder), default=0) + 1
+        tables = {table: tuple(file for file, _ in results.compacted(table, manifest)) for table in TABLES}
+        written: list[str] = []
+        for table, addition in additions.items():
+            name = f"{generation:08d}-{uuid.uuid4().hex[:12]}.parquet"
+            written.append(f"compacted/{table}/{name}")
+            results.folder.store.create(written[-1], addition.content)
+            tables[table] += (CompactedFile(name, addition.rows, len(addition.content), addition.parts),)
+        if results.folder.store.create(manifest_name(generation), Manifest(generation, tables).to_json()):
+            return True
+        _discard(results.folder, written)
+    return False
+
+
 def _compact_table(
-    results: "Results", manifest: Manifest, table: str, max_rows: int, written: list[Path]
+    results: "Results", manifest: Manifest, table: str, max_rows: int, written: list[str]
 ) -> tuple[list[CompactedFile], list[CompactedFile], int]:
     """Return the compacted files that stay, those written now, and the number of parts taken in. Appends the new paths to written."""
     parts = results.uncovered(table, manifest)
@@ -120,8 +151,8 @@ def _compact_table(
         content, num_rows, used = results.merge(table, group)
         keys = tuple(sorted(key for path in used for key in held[path]))
         name = f"{manifest.generation + 1:08d}-{uuid.uuid4().hex[:12]}.parquet"
-        written.append(results.folder.path(f"compacted/{table}/{name}"))
-        results.folder.create(written[-1], content)
+        written.append(f"compacted/{table}/{name}")
+        results.folder.store.create(written[-1], content)
         made.append(CompactedFile(name, num_rows, len(content), keys))
         taken.update(used)
     kept = [file for file, path in results.compacted(table, manifest) if path not in taken]
@@ -141,8 +172,8 @@ def _pack(rows: dict[str, int], max_rows: int) -> list[list[str]]:
     return groups
 
 
-def clean(results: "Results", grace_seconds: float = 86_400.0) -> list[Path]:
-    """Delete what no reader can need any more and return those paths.
+def clean(results: "Results", grace_seconds: float = 86_400.0) -> list[str]:
+    """Delete what no reader can need any more and return those files' names.
 
     That is: parts that a manifest older than the grace period holds, compacted files and manifests that the newest such manifest and all later ones
     no longer name, and abandoned temporary files of that age. A reader that takes longer than the grace period may lose files under its hands.
@@ -150,27 +181,25 @@ def clean(results: "Results", grace_seconds: float = 86_400.0) -> list[Path]:
     if grace_seconds < 0:
         raise ValueError(f"grace_seconds must be at least 0, got {grace_seconds}")
     folder = results.folder
-    oldest_kept = folder.now() - grace_seconds
+    oldest_kept = folder.store.now() - grace_seconds
 
-    def is_old(path: Path) -> bool:
-        try:
-            return path.stat().st_mtime <= oldest_kept
-        except FileNotFoundError:  # another process was quicker
-            return False
+    def is_old(name: str) -> bool:
+        stat: Stat | None = folder.store.stat(name)  # None: another process was quicker
+        return stat is not None and stat.modified <= oldest_kept
 
-    doomed = [path for path in folder.files(".tmp") if is_old(path)]
+    doomed = [name for name in folder.store.files(".tmp") if is_old(name)]
     numbers = generations(folder)
-    settled = max((number for number in numbers if is_old(manifest_path(folder, number))), default=0)
+    settled = max((number for number in numbers if is_old(manifest_name(number))), default=0)
     readable = {number: manifest for number in numbers if number >= settled and (manifest := results.load_manifest(number))}
     if settled in readable and numbers[-1] in readable:  # never delete by a manifest that cannot be read
-        doomed += [manifest_path(folder, number) for number in numbers if number < settled]
+        doomed += [manifest_name(number) for number in numbers if number < settled]
         for table in TABLES:
             doomed += _replaced(results, table, settled, list(readable.values()), is_old)
-    _discard(doomed)
+    _discard(folder, doomed)
     return doomed
 
 
-def _replaced(results: "Results", table: str, settled: int, manifests: Sequence[Manifest], is_old: Callable[[Path], bool]) -> list[Path]:
+def _replaced(results: "Results", table: str, settled: int, manifests: Sequence[Manifest], is_old: Callable[[str], bool]) -> list[str]:
     """Return the parts that the settled and the newest manifest both hold, and the old compacted files that no manifest from it on names."""
     safe = set.intersection(
         *(
@@ -181,10 +210,10 @@ def _replaced(results: "Results", table: str, settled: int, manifests: Sequence[
     )
     folder = results.folder
     named = {file.name for manifest in manifests for file in manifest.tables.get(table, ())}
-    unnamed = [path for path in folder.files(f"compacted/{table}") if path.name not in named and is_old(path)]
-    return [Path(path) for key, path in folder.parts(table) if key in safe] + unnamed
+    unnamed = [name for name in folder.store.files(f"compacted/{table}") if name.rpartition("/")[2] not in named and is_old(name)]
+    return [name for key, name in folder.parts(table) if key in safe] + unnamed
 
 
-def _discard(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+def _discard(folder: Folder, names: Sequence[str]) -> None:
+    for name in names:
+        folder.store.delete(name)

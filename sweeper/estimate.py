@@ -1,9 +1,7 @@
 """What a plan costs: seconds from what was measured under this results root, and bytes; and whether the disk can take it."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sweeper.artifacts import Artifacts
@@ -14,6 +12,7 @@ from sweeper.probes.levels import HEALTH, LEVELS
 from sweeper.results import Results
 from sweeper.stages import Stage
 from sweeper.statistics import detectable
+from sweeper.storage import Root, is_root, open_store
 from sweeper.sweep import state_of
 
 # Seconds per trial at `small` on one core of a 2-core machine, used until this results root holds a measured trial of the data set and scale.
@@ -22,7 +21,7 @@ _SHARES = {"quick": 0.3, "standard": 1.0, "full": 40.0}  # of that; full: 44 to 
 _GUESSED_CHECK, _GUESSED_ATTACKS = 0.13, {"C13": 8.0, "C16": 0.3, "C17": 9.0}  # seconds on digits: of each probe, of each attack at level standard
 
 
-def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]], list[str]]:
+def describe(plan: Plan, root: Root, *, slots: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row per trial and shared stage (stored, missing or failed; estimated seconds), and notes with the totals.
 
     Args:
@@ -68,18 +67,18 @@ def describe(plan: Plan, root: Path, *, slots: int) -> tuple[list[dict[str, Any]
     return rows, notes
 
 
-def cost_of(plan: Plan, root: Path, *, slots: int) -> str:
+def cost_of(plan: Plan, root: Root, *, slots: int) -> str:
     """Return the sentence of `describe` on what is to be made, in how much time and how many bytes."""
     return describe(plan, root, slots=slots)[1][len(plan.notes)]
 
 
-def _check_rows(plan: Plan, root: Path, num_runnable: int) -> list[dict[str, Any]]:
+def _check_rows(plan: Plan, root: Root, num_runnable: int) -> list[dict[str, Any]]:
     """Return what the reviewer's checks add: those of every trial in one row, and a row per attack on the reference and the best (full: on all)."""
     if not plan.evaluation.is_checked or not num_runnable:
         return []
     level, seeds = level_of(plan), len({trial.config.seed for trial in plan.trials})
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
-    if (root / "store.json").exists():
+    if is_root(root):
         ways = sorted({trial.evaluation_id for trial in plan.trials})
         for row in Results(root).read("checks", ["check", "level", "seconds"], {"evaluation_id": ways}).to_pylist():
             measured[row["check"], row["level"]].append(row["seconds"] or 0.0)
@@ -113,7 +112,7 @@ def _detectable(plan: Plan) -> str:
     return f"smallest difference that this plan finds in 8 of 10 cases, in one test at 5 %: {settings}{checkpoints}"
 
 
-def check_space(plan: Plan, root: Path) -> None:
+def check_space(plan: Plan, root: Root) -> None:
     """Refuse a sweep that the disk cannot hold.
 
     Raises:
@@ -121,13 +120,11 @@ def check_space(plan: Plan, root: Path) -> None:
     """
     state = state_of(plan, root)
     needed = needed_bytes(plan, state.stages, state.runnable)
-    place = root.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
+    store = open_store(root)
+    free = store.free_bytes()
+    if free is not None and free < needed:
         raise OSError(
-            28, f"the sweep may need {needed / 2**20:.0f} MiB under {root.absolute()}, where {free / 2**20:.0f} MiB are free; name another --results"
+            28, f"the sweep may need {needed / 2**20:.0f} MiB under {store.url}, where {free / 2**20:.0f} MiB are free; name another --results"
         )
 
 
@@ -151,10 +148,10 @@ def _images(plan: Plan) -> int:
     return config.test_images or {"digits": 500}.get(plan.dataset, 10_000)
 
 
-def _seconds(plan: Plan, root: Path) -> tuple[dict[tuple[str, str], float], int]:
+def _seconds(plan: Plan, root: Root) -> tuple[dict[tuple[str, str], float], int]:
     """Return trial's key -> estimated seconds, and from how many measured trials: of the same variant, else of the same model, else trained alike."""
     rows: list[dict[str, Any]] = []
-    if (root / "store.json").exists():
+    if is_root(root):
         results = Results(root)
         ways = sorted({trial.evaluation_id for trial in plan.trials})
         attempts = results.read("attempts", ["trial_id", "started"], {"evaluation_id": ways, "status": "completed"}).to_pylist()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sweeper.plan import Plan
     from sweeper.search.plan import SearchPlan
     from sweeper.search.running import Searched
+    from sweeper.storage import Root
     from sweeper.sweep import State
 
 _NAMED = 5  # failed trials that are told of one by one at the end of a search
@@ -36,7 +37,7 @@ class Means:
     max_concurrent: int | None = None
 
 
-def print_plan(plan: "Plan", root: Path, format: str) -> None:
+def print_plan(plan: "Plan", root: "Root", format: str) -> None:
     """Print what running a plan would make, with estimated time and bytes; nothing is run."""
     from sweeper.estimate import describe
 
@@ -69,7 +70,7 @@ def slots_of(plan: "Plan", means: Means) -> int:
     return min(slots, means.max_concurrent or slots)
 
 
-def run_plan(plan: "Plan", splits: "Splits", results: Path, data: Path | None, means: Means, *, retry_failed: bool = False) -> "State":
+def run_plan(plan: "Plan", splits: "Splits", results: "Root", data: Path | None, means: Means, *, retry_failed: bool = False) -> "State":
     """Run what is missing of a plan, say which trials failed, and return what is missing then.
 
     Raises:
@@ -83,7 +84,7 @@ def run_plan(plan: "Plan", splits: "Splits", results: Path, data: Path | None, m
         check_space(plan, results)
     with _running(means, plan) as (resources, interrupted, display):
         execute = inline if means.inline else _ray("executor", resources, interrupted)
-        finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed)
+        finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed, spreads_data=means.address is not None)
     with refusing():
         state = state_of(plan, results)
     for problem in [end for end in finished if end.status == "failed"]:
@@ -96,7 +97,7 @@ def run_plan(plan: "Plan", splits: "Splits", results: Path, data: Path | None, m
 def run_search_plan(
     plan: "SearchPlan",
     splits: "Splits",
-    results: Path,
+    results: "Root",
     data: Path | None,
     means: Means,
     warm: Sequence[str],
@@ -126,7 +127,7 @@ def run_search_plan(
         execute = inline_search if means.inline else _ray("search_executor", resources, interrupted)
         searched = run_search(
             plan, splits, results, data, execute, display, warm=offered, storage=storage, retry_failed=retry_failed, gpus=resources["gpus"],
-            warn=lambda text: errors.print(text, style="red", soft_wrap=True, markup=False),
+            spreads_data=means.address is not None, warn=lambda text: errors.print(text, style="red", soft_wrap=True, markup=False),
         )  # fmt: skip
     failed = [standing for standing in searched.search.standings if standing.failure is not None]
     for standing in failed[:_NAMED]:

@@ -82,7 +82,7 @@ def export(results: Results, trial: str, to: str | Path, *, force: bool = False,
         f"`show {name[:8]}` prints"
     )
     with tempfile.TemporaryDirectory(prefix="sweeper-export-") as folder, torch.random.fork_rng(devices=[]):
-        materials = _materials(config, StoredNetworks(Path(folder), Artifacts(results.root), remedy), data_root)
+        materials = _materials(config, StoredNetworks(Path(folder), Artifacts(results.store), remedy), data_root)
         networks = networks_of(config, materials)
         _check_scored(results, name, networks)
         splits = materials.splits(config)

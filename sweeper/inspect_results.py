@@ -1,7 +1,6 @@
 """The commands that read results: rank, status, show, query, doctor, compact. They import neither torch nor ray."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,18 +10,20 @@ from sweeper.tables import RAW_FORMATS, print_rows
 
 if TYPE_CHECKING:
     from sweeper.results import Results
+    from sweeper.storage import Root as StorageRoot
 
 NARROW = ("seconds", "seeds", "perplexity")  # columns of a ranking that a narrow terminal does without, in this order
 
 
-def open_results(root: Path) -> "Results":
+def open_results(root: "StorageRoot") -> "Results":
     from sweeper.results import Results
+    from sweeper.storage import is_root, open_store
 
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"results root must be a folder, got the file {root.absolute()}")
-    if not (root / "store.json").exists():
-        raise ValueError(f"no results under {root.absolute()}; run a sweep first, or name the root with --results")
-    return Results(root, on_problem=lambda problem: errors.print(f"left out: {problem}", style="yellow", markup=False, soft_wrap=True))
+    store = open_store(root)
+    store.check()
+    if not is_root(store):
+        raise ValueError(f"no results under {store.url}; run a sweep first, or name the root with --results")
+    return Results(store, on_problem=lambda problem: errors.print(f"left out: {problem}", style="yellow", markup=False, soft_wrap=True))
 
 
 def rank(
@@ -129,8 +130,8 @@ def doctor(
         store = open_results(results)
         problems = store.problems()
         for problem in problems:
-            if quarantine and problem.path.exists() and "newer" not in problem.reason:
-                print(f"{problem} -> {store.quarantine(problem.path)}")
+            if quarantine and store.store.stat(problem.name) is not None and "newer" not in problem.reason:
+                print(f"{problem} -> {store.quarantine(problem.name)}")
                 moved += 1
             else:
                 print(problem)

@@ -17,6 +17,7 @@ from attacks._keyed import sample_keys
 from models._folding import fold_batch_norm
 from sweeper.artifacts import Artifacts, Bundle
 from sweeper.config import Classifier, TrialConfig
+from sweeper.data_in_root import stored_splits
 from sweeper.datasets import Split, Splits, load, stratified_indices
 from sweeper.evaluations import Cell, EvaluationConfig
 from sweeper.keys import crafting_sources, sample_set_id, set_key
@@ -102,11 +103,21 @@ class AdversarialSet:
 class Materials:
     """Shared artifacts of trials, found or made on one device."""
 
-    def __init__(self, artifacts: Artifacts, data_root: Path | None, device: torch.device, progress: Progress = no_progress) -> None:
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        data_root: Path | None,
+        device: torch.device,
+        progress: Progress = no_progress,
+        *,
+        takes_data_from_root: bool = False,
+    ) -> None:
         self.artifacts = artifacts
         self.data_root = data_root
         self.device = device
         self.progress = progress
+        self.takes_data_from_root = takes_data_from_root
+        artifacts.on_wait = lambda who: self.progress(f"waits for {who}, which makes what is needed,", 0, 1, {})
         self._splits: dict[str, Splits] = {}
         self._samples: dict[tuple[str, str, int | None, int, int], SampleSet] = {}
 
@@ -125,7 +136,8 @@ class Materials:
         """
         found = self._splits.get(config.fingerprint)
         if found is None:
-            found = load(config.dataset, root=self.data_root, caps=config.caps)
+            found = stored_splits(self.artifacts, config.fingerprint) if self.takes_data_from_root else None
+            found = found or load(config.dataset, root=self.data_root, caps=config.caps)
             if config.fingerprint and found.fingerprint != config.fingerprint:
                 raise ValueError(
                     f"the images of {config.dataset} here (fingerprint {found.fingerprint[:12]}) are not those of the plan "

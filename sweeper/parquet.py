@@ -6,7 +6,7 @@ silently drops those added later.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 
 from sweeper.schemas import TABLES, Table, check_column, find_table
 
+if TYPE_CHECKING:
+    from sweeper.storage import Store
+
 ROW_GROUP_ROWS = 16_384  # a filter on the sort columns then skips most of a 200,000-row file
 Where = Mapping[str, object]  # column -> value, or list of values of which any will do; None is a missing value
 
 _FORMAT = ds.ParquetFileFormat()
-_DISK = pyarrow.fs.LocalFileSystem()
 _TYPES = {
     "string": pa.string(),
     "binary": pa.binary(),
@@ -32,6 +34,11 @@ _TYPES = {
     "bool": pa.bool_(),
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
+
+
+def file_system(store: "Store") -> pyarrow.fs.FileSystem:
+    """Return the files of a results root for Arrow, which reads some columns of each and no more; through a store that cannot do that, whole."""
+    return store.arrow() or pyarrow.fs.PyFileSystem(_Whole(store))
 
 
 class Unreadable(Exception):
@@ -94,15 +101,15 @@ def encode(table: str, data: pa.Table, *, is_compacted: bool = False) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def dataset(table: str, paths: Sequence[str]) -> ds.Dataset:
+def dataset(table: str, files: pyarrow.fs.FileSystem, paths: Sequence[str]) -> ds.Dataset:
     """Return files as one lazily read dataset in the declared schema; columns that older files lack are null."""
     if not paths:
         return ds.InMemoryDataset(schema(table).empty_table())
-    fragments = [_FORMAT.make_fragment(path, _DISK) for path in paths]
-    return ds.FileSystemDataset(fragments, schema(table), _FORMAT, _DISK)
+    fragments = [_FORMAT.make_fragment(path, files) for path in paths]
+    return ds.FileSystemDataset(fragments, schema(table), _FORMAT, files)
 
 
-def scan(table: str, paths: Sequence[str], columns: Sequence[str], where: Where | None = None) -> pa.Table:
+def scan(table: str, files: pyarrow.fs.FileSystem, paths: Sequence[str], columns: Sequence[str], where: Where | None = None) -> pa.Table:
     """Return rows of the files. The column __filename is the file a row comes from.
 
     Raises:
@@ -112,7 +119,7 @@ def scan(table: str, paths: Sequence[str], columns: Sequence[str], where: Where 
         names = [pa.field("__filename", pa.string()), *schema(table)]
         return pa.schema(names).empty_table().select(columns)
     try:
-        data = dataset(table, paths).to_table(columns=[*dict.fromkeys((*columns, "schema_version"))], filter=_filter(table, where))
+        data = dataset(table, files, paths).to_table(columns=[*dict.fromkeys((*columns, "schema_version"))], filter=_filter(table, where))
     except (pa.ArrowException, OSError) as error:
         raise Unreadable(str(error)) from error
     versions = data["schema_version"]
@@ -131,20 +138,20 @@ def narrowed(data: pa.Table, columns: Sequence[str] | None = None, where: Where 
     return kept if mask is None else kept.filter(mask)
 
 
-def what_is_wrong(table: str, path: str, *, deep: bool = False) -> str | None:
+def what_is_wrong(table: str, files: pyarrow.fs.FileSystem, path: str, *, deep: bool = False) -> str | None:
     """Say why a file is no good as a file of this table, None if it is. deep: read all of it, not only the footer.
 
     Raises:
         NewerVersion: If the file holds this table in a newer version than we know.
     """
     try:
-        footer = pq.read_metadata(path).metadata or {}
+        footer = pq.read_metadata(path, filesystem=files).metadata or {}
         if footer.get(b"table") != table.encode():
             return f"foreign: not written as a file of table {table}"
         version = int(footer[b"schema_version"])
         if version <= TABLES[table].version:
             if deep:
-                scan(table, [path], list(TABLES[table].columns))
+                scan(table, files, [path], list(TABLES[table].columns))
             return None
     except (pa.ArrowException, OSError, ValueError, KeyError, Unreadable) as error:
         return f"damaged: {str(error).splitlines()[0]}"
@@ -155,6 +162,14 @@ def what_is_wrong(table: str, path: str, *, deep: bool = False) -> str | None:
 def semi_join(data: pa.Table, other: pa.Table, column: str) -> pa.Table:
     """Return the rows whose value in the column is in the other table's."""
     return data.filter(pc.call_function("is_in", [data[column]], pc.SetLookupOptions(other[column].combine_chunks())))
+
+
+def anti_join(data: pa.Table, other: pa.Table, key: Sequence[str]) -> pa.Table:
+    """Return the rows whose key is not among the other table's."""
+    place = "__place"
+    numbered = data.select(list(key)).append_column(place, pa.array(range(data.num_rows), pa.int64()))  # Arrow joins no lists
+    left = numbered.join(other.select(list(key)), list(key), join_type="left anti")
+    return data.take(left[place].combine_chunks().sort())
 
 
 def count_values(data: pa.Table, column: str) -> dict[object, int]:
@@ -184,3 +199,32 @@ def _filter(table: str, where: Where | None) -> ds.Expression | None:
             condition = condition | ds.field(name).is_null()
         combined = condition if combined is None else combined & condition
     return combined
+
+
+class _Whole(pyarrow.fs.FileSystemHandler):
+    """Files that can be read as a whole only, for Arrow."""
+
+    def __init__(self, store: "Store") -> None:
+        self.store = store
+
+    def get_type_name(self) -> str:
+        return "whole"
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return pa.BufferReader(self.store.read(path))
+
+    open_input_stream = open_input_file
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
+        found = [(path, self.store.stat(path)) for path in paths]
+        kinds = pyarrow.fs.FileType
+        return [pyarrow.fs.FileInfo(path, kinds.File, size=stat.size) if stat else pyarrow.fs.FileInfo(path, kinds.NotFound) for path, stat in found]
+
+    def _refuse(self, *_: object) -> Any:
+        raise NotImplementedError("Arrow only reads here")
+
+    get_file_info_selector = create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
+    delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse

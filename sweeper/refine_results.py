@@ -1,7 +1,6 @@
 """The command `refine`: the best variants on the validation images again, with more seeds and stronger attacks; the winner on the test images."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,7 +120,7 @@ def _say(sentence: str) -> None:
     errors.print(sentence, markup=False, soft_wrap=True)
 
 
-def _say_cost(plan: "Plan", results: Path, means: Means) -> None:
+def _say_cost(plan: "Plan", results: "Root", means: Means) -> None:
     """Say what a full evaluation costs before it is begun on a CPU, where it takes hours."""
     import torch
 

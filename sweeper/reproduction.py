@@ -5,7 +5,6 @@ nothing else is read from and nothing is kept of.
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,11 +68,13 @@ class StoredNetworks(Artifacts):
         """
         if kind not in NETWORKS:
             return super().get_or_create(kind, key, make)
-        place, here = self.stored.path(kind, key), self.path(kind, key)
-        if not place.exists():
-            raise ValueError(f"a network of this trial is not stored: {place}; {self.remedy}")
-        here.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place, here)  # a copy: a damaged file would be moved away
+        name = self.name(kind, key)
+        place = self.stored.store.shown(name)
+        try:
+            content = self.stored.store.read(name)
+        except FileNotFoundError:
+            raise ValueError(f"a network of this trial is not stored: {place}; {self.remedy}") from None
+        self.store.create(name, content)  # a copy: a damaged file would be moved away
         bundle = self.load(kind, key)
         if bundle is None:
             raise ValueError(f"the stored network {place} is damaged; {self.remedy}")
@@ -112,7 +113,7 @@ def reproduce(
     config = TrialConfig.model_validate(json.loads(found[0]["config"]))
     notes = _of_other_code(config, name, evaluations, found[0]["git_commit"], from_scratch)
     with tempfile.TemporaryDirectory(prefix="sweeper-reproduce-") as folder:
-        stored = StoredNetworks(Path(folder), Artifacts(results.root), "--from-scratch trains all of them anew")
+        stored = StoredNetworks(Path(folder), Artifacts(results.store), "--from-scratch trains all of them anew")
         artifacts = Artifacts(Path(folder)) if from_scratch else stored
         device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
         rows = _made_again(config, evaluations, stored_rows, Materials(artifacts, data_root, device, progress))

@@ -14,20 +14,20 @@ manifests/ lists, and the parts that it does not list.
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from sweeper import compaction, parquet, sql
 from sweeper.compaction import CompactedFile, Manifest
 from sweeper.schemas import NEEDS_FINISHED_TRIAL, TABLES, check_column, find_table
-from sweeper.storage import Folder, is_whole, open_root
+from sweeper.storage import Folder, Root, open_root
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
+    from pyarrow.fs import FileSystem
 
 
 class Readable(Protocol):
@@ -38,9 +38,10 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """A file under the results root that cannot be read as what its place says."""
+    """A file under the results root that cannot be read as what its place says: its name there, and where that lies."""
 
-    path: Path
+    name: str
+    path: str
     reason: str
 
     def __str__(self) -> str:
@@ -51,7 +52,7 @@ class Results:
     """The tables under one results root.
 
     Args:
-        root: A folder, local or on a network drive.
+        root: A folder, local or on a network drive, a URL such as s3://bucket/prefix, or an open store.
         create: Make the root if it is not there, and check that it can be written to. Without it nothing is written before the first publish.
         on_problem: Called once for each damaged or foreign file that reading leaves out; they are also kept in `skipped`.
 
@@ -59,12 +60,13 @@ class Results:
         ValueError: If there is no store, it cannot be written to (with create), or it was written by a newer version of this program.
     """
 
-    def __init__(self, root: str | Path, *, create: bool = False, on_problem: Callable[[Problem], None] | None = None) -> None:
+    def __init__(self, root: Root, *, create: bool = False, on_problem: Callable[[Problem], None] | None = None) -> None:
         self.folder: Folder = open_root(root, create)
-        self.root = self.folder.root
+        self.store = self.folder.store
+        self.root = self.store.url
         self.skipped: list[Problem] = []
         self._on_problem = on_problem
-        self._damaged: dict[str, tuple[int, ...]] = {}  # path -> what the file looked like when it was found damaged
+        self._damaged: dict[str, str] = {}  # name -> what the file looked like when it was found damaged
         self._manifest = Manifest()
         self._announced: set[str] = set()
 
@@ -80,25 +82,25 @@ class Results:
             OSError: If the disk is full: names the root and the bytes free and needed. No reader sees anything of the part then.
         """
         data = parquet.to_arrow(table, rows)
-        path = self.folder.part_path(table, part_key)
+        name = self.folder.part_name(table, part_key)
         if self.has(table, part_key):
             return False
         if table not in self._announced:
             self.folder.announce_schema(table, TABLES[table])
             self._announced.add(table)
         content = parquet.encode(table, data)
-        if self.folder.create(path, content):
+        if self.store.create(name, content):
             return True
-        if self._is_usable(str(path)):  # another writer was quicker
+        if self._is_usable(name):  # another writer was quicker
             return False
-        self._report(path, "damaged; moved to quarantine/ and written anew")
+        self._report(name, "damaged; moved to quarantine/ and written anew")
         with contextlib.suppress(FileNotFoundError):  # moved by another writer
-            self.folder.quarantine(path)
-        return self.folder.create(path, content)
+            self.folder.quarantine(name)
+        return self.store.create(name, content)
 
-    def quarantine(self, path: str | Path) -> Path:
+    def quarantine(self, name: str) -> str:
         """Move a damaged or foreign file out of the tables' way; return where it lies now. What it held counts as never stored."""
-        return self.folder.quarantine(Path(path))
+        return self.store.shown(self.folder.quarantine(name))
 
     def compact(self, *, min_parts: int = 1, max_rows: int = compaction.MAX_ROWS) -> compaction.Compacted | None:
         """Merge the parts into few large files; None if there are fewer than min_parts. Deletes nothing. See compaction.compact."""
@@ -106,7 +108,7 @@ class Results:
             return None
         return compaction.compact(self, max_rows)
 
-    def clean(self, grace_seconds: float = 86_400.0) -> list[Path]:
+    def clean(self, grace_seconds: float = 86_400.0) -> list[str]:
         """Delete what compaction replaced more than grace_seconds ago, and old temporary files. See compaction.clean."""
         return compaction.clean(self, grace_seconds)
 
@@ -121,8 +123,7 @@ class Results:
     def has(self, table: str, part_key: str) -> bool:
         """Say whether one part is stored."""
         find_table(table)
-        path = self.folder.part_path(table, part_key)
-        return self._is_usable(str(path)) or part_key in self._covered(table, self.manifest())
+        return self._is_usable(self.folder.part_name(table, part_key)) or part_key in self._covered(table, self.manifest())
 
     def manifest(self) -> Manifest:
         """Return the newest manifest that can be read."""
@@ -135,29 +136,29 @@ class Results:
         """Return one manifest, None (and a problem) if it is damaged or was just deleted."""
         if generation == self._manifest.generation:
             return self._manifest
-        path = compaction.manifest_path(self.folder, generation)
+        name = compaction.manifest_name(generation)
         try:
-            self._manifest = Manifest.parse(path.read_text(encoding="utf-8"))
+            self._manifest = Manifest.parse(self.store.read(name).decode())
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            self._report(path, "not a manifest: damaged or foreign")
+            self._report(name, "not a manifest: damaged or foreign")
             return None
         return self._manifest
 
     def compacted(self, table: str, manifest: Manifest) -> list[tuple[CompactedFile, str]]:
-        """Return the compacted files of a table that are there as the manifest describes them, each with its path."""
+        """Return the compacted files of a table that are there as the manifest describes them, each with its name in the root."""
         found = []
         for file in manifest.tables.get(table, ()):
-            path = str(self.folder.path(f"compacted/{table}/{file.name}"))
-            if self._is_usable(path, file.bytes):
-                found.append((file, path))
+            name = f"compacted/{table}/{file.name}"
+            if self._is_usable(name, file.bytes):
+                found.append((file, name))
             else:
-                self._report(Path(path), f"damaged or gone; it holds {file.rows} rows of {table}")
+                self._report(name, f"damaged or gone; it holds {file.rows} rows of {table}")
         return found
 
     def uncovered(self, table: str, manifest: Manifest) -> dict[str, str]:
-        """Return part key -> path of the parts that no compacted file holds."""
+        """Return part key -> file of the parts that no compacted file holds."""
         covered = self._covered(table, manifest)
         return {key: path for key, path in self.folder.parts(table) if key not in covered and not self._is_damaged(path)}
 
@@ -171,17 +172,17 @@ class Results:
     def keep_sources(self, sources: Mapping[str, str]) -> None:
         """Store the text of the user's own files, by canonical name (`file:STEM@SHA`): their trials can then be made again from this root alone."""
         for name, text in sources.items():
-            self.folder.create(self.folder.path(f"sources/{name.removeprefix('file:')}.py"), text.encode())
+            self.store.create(f"sources/{name.removeprefix('file:')}.py", text.encode())
 
     def kept_sources(self) -> dict[str, str]:
         """Return the stored texts by canonical name; one that is no longer what its name says is left out and reported."""
         found: dict[str, str] = {}
-        for path in self.folder.files("sources"):
-            text = path.read_bytes()
-            if path.stem.rpartition("@")[2] == hashlib.sha256(text).hexdigest()[:16]:
-                found[f"file:{path.stem}"] = text.decode()
+        for name in self.store.files("sources"):
+            text, stem = self.store.read(name), name.removeprefix("sources/").removesuffix(".py")
+            if stem.rpartition("@")[2] == hashlib.sha256(text).hexdigest()[:16]:
+                found[f"file:{stem}"] = text.decode()
             else:
-                self._report(path, "not the file that its name says: changed or damaged")
+                self._report(name, "not the file that its name says: changed or damaged")
         return found
 
     # Reading
@@ -220,7 +221,7 @@ class Results:
 
         Rows of a trial that is not completed are among them.
         """
-        paths = [str(self.folder.part_path(table, key)) for key in part_keys]
+        paths = [self.folder.part_name(table, key) for key in part_keys]
         if not all(self._is_usable(path) for path in paths):
             return self.read(table, columns, where, include_unfinished=True)
         columns = list(columns) if columns is not None else list(find_table(table).columns)
@@ -235,7 +236,7 @@ class Results:
         """Return a table as one lazily read dataset. Keeps the promises of `read` but one: it has the rows of unfinished trials."""
         keys, paths = self._load(table, list(find_table(table).key), None)
         self._assert_unique(table, keys, paths)
-        return parquet.dataset(table, paths)
+        return parquet.dataset(table, self._files, paths)
 
     def leave_out_damaged(self, table: str) -> bool:
         """Read all of a table's files to find those damaged inside; report them, leave them out, and say whether there are any."""
@@ -244,25 +245,28 @@ class Results:
     def problems(self) -> list[Problem]:
         """Return every damaged, foreign or misplaced file among the tables' files. Opens each, so it takes seconds for 10,000."""
         found: list[Problem] = []
-        for path in self.folder.files("parts"):
-            table, *rest = path.relative_to(self.root / "parts").parts
-            if path.name.startswith("."):  # a network drive's placeholder for a file deleted while open
+        for name in self.store.files("parts"):
+            table, *rest = name.removeprefix("parts/").split("/")
+            if rest and rest[-1].startswith("."):  # a network drive's placeholder for a file deleted while open
                 continue
-            if table not in TABLES or len(rest) != 2 or rest[0] != path.name[:2] or path.suffix != ".parquet":
-                found.append(Problem(path, "foreign: not named as a part of a table"))
+            if table not in TABLES or len(rest) != 2 or rest[0] != rest[1][:2] or not rest[1].endswith(".parquet"):
+                found.append(self._problem(name, "foreign: not named as a part of a table"))
             else:
-                found += self._problem_of(table, path)
+                found += self._problem_of(table, name)
         for table, files in self.manifest().tables.items():
             for file in files:
-                found += self._problem_of(table, self.folder.path(f"compacted/{table}/{file.name}"), file.bytes)
+                found += self._problem_of(table, f"compacted/{table}/{file.name}", file.bytes)
         return found
 
-    def _problem_of(self, table: str, path: Path, size: int | None = None) -> list[Problem]:
+    def _problem_of(self, table: str, name: str, size: int | None = None) -> list[Problem]:
         try:
-            problem = self._examine(table, str(path), size)
+            problem = self._examine(table, name, size)
         except parquet.NewerVersion as error:
-            return [Problem(path, str(error))]
+            return [self._problem(name, str(error))]
         return [problem] if problem else []
+
+    def _problem(self, name: str, reason: str) -> Problem:
+        return Problem(name, self.store.shown(name), reason)
 
     def empty(self, table: str) -> "pa.Table":
         """Return a table's columns without rows."""
@@ -290,11 +294,12 @@ class Results:
         while True:
             paths = [p for p in given if not self._is_damaged(p)] if given is not None else self.files(table)
             try:
-                return parquet.scan(table, paths, columns, where), paths
+                return parquet.scan(table, self._files, paths, columns, where), paths
             except parquet.Unreadable as error:
                 reason = str(error)
-            if not all(os.path.exists(path) for path in paths):  # cleaned away meanwhile: a newer manifest holds its rows
-                given = None if given is None else [path for path in given if os.path.exists(path)]
+            there = [path for path in paths if self.store.stat(path) is not None]
+            if len(there) < len(paths):  # cleaned away meanwhile: a newer manifest holds its rows
+                given = None if given is None else there
                 continue
             for deep in (False, True):  # what is wrong? most is seen in the footers, the rest by reading every file
                 if self._leave_out([p for path in paths if (p := self._examine(table, path, deep=deep))]):
@@ -304,31 +309,31 @@ class Results:
 
     def _examine(self, table: str, path: str, size: int | None = None, *, deep: bool = False) -> Problem | None:
         """Say what is wrong with one file, None if nothing is. Raises ValueError if it is of a newer version."""
-        if not os.path.exists(path):
-            return Problem(Path(path), "gone")
-        if not is_whole(path, size):
-            return Problem(Path(path), "torn or foreign: not a whole Parquet file")
-        reason = parquet.what_is_wrong(table, path, deep=deep)
-        return Problem(Path(path), reason) if reason else None
+        if self.store.stat(path) is None:
+            return self._problem(path, "gone")
+        if not self.store.is_whole(path, size):
+            return self._problem(path, "torn or foreign: not a whole Parquet file")
+        reason = parquet.what_is_wrong(table, self._files, path, deep=deep)
+        return self._problem(path, reason) if reason else None
 
     def _leave_out(self, problems: list[Problem]) -> bool:
         for problem in problems:
-            self._damaged[str(problem.path)] = _signature(problem.path)
-            self._report(problem.path, problem.reason)
+            self._damaged[problem.name] = self._identity(problem.name)
+            self._report(problem.name, problem.reason)
         return bool(problems)
 
-    def _report(self, path: Path, reason: str) -> None:
-        problem = Problem(path, reason)
-        if all(known.path != path for known in self.skipped):
+    def _report(self, name: str, reason: str) -> None:
+        problem = self._problem(name, reason)
+        if all(known.name != name for known in self.skipped):
             self.skipped.append(problem)
             if self._on_problem:
                 self._on_problem(problem)
 
     def _is_damaged(self, path: str) -> bool:
-        return path in self._damaged and self._damaged[path] == _signature(path)
+        return path in self._damaged and self._damaged[path] == self._identity(path)
 
     def _is_usable(self, path: str, size: int | None = None) -> bool:
-        return is_whole(path, size) and not self._is_damaged(path)
+        return self.store.is_whole(path, size) and not self._is_damaged(path)
 
     def _covered(self, table: str, manifest: Manifest) -> set[str]:
         return {key for file, _ in self.compacted(table, manifest) for key in file.parts}
@@ -336,13 +341,13 @@ class Results:
     def _assert_unique(self, table: str, data: "pa.Table", paths: list[str]) -> None:
         twice = parquet.first_repeat(data, TABLES[table].key)
         if twice:
-            files = parquet.scan(table, paths, ["__filename"], twice)["__filename"].to_pylist()
-            raise ValueError(f"table {table} has a row twice, {twice}, in {' and '.join(sorted(set(files)))}")
+            files = parquet.scan(table, self._files, paths, ["__filename"], twice)["__filename"].to_pylist()
+            raise ValueError(f"table {table} has a row twice, {twice}, in {' and '.join(sorted({self.store.shown(file) for file in files}))}")
 
+    @cached_property
+    def _files(self) -> "FileSystem":
+        return parquet.file_system(self.store)
 
-def _signature(path: str | Path) -> tuple[int, ...]:
-    try:
-        stat = os.stat(path)
-    except FileNotFoundError:
-        return ()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+    def _identity(self, name: str) -> str:
+        stat = self.store.stat(name)
+        return stat.identity if stat else ""

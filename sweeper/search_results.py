@@ -103,7 +103,7 @@ def make_search(asked: Asked, evaluation: str | None, seeds: int | None, split: 
 def run_and_print(
     asked: Asked,
     plan: "SearchPlan",
-    results: Path,
+    results: "Root",
     data: Path | None,
     means: Means,
     options: SearchOptions,

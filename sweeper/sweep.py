@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from sweeper.artifacts import Artifacts
 from sweeper.canonical import canonical_json
 from sweeper.config import TrialConfig
+from sweeper.data_in_root import store_splits
 from sweeper.datasets import Splits, load
 from sweeper.escalation import Probe, Probes, pending
 from sweeper.evaluations import EvaluationConfig
@@ -22,6 +23,7 @@ from sweeper.plan import Plan, PlannedTrial, of_config
 from sweeper.provenance import git_commit
 from sweeper.results import Results
 from sweeper.stages import Stage
+from sweeper.storage import Root, is_root
 from sweeper.worker import Finished, Job, perform_probe, perform_stage, perform_trial
 
 OWN_FAULT = ("nan", "gradient", "oom", "bug")  # tried again only when asked
@@ -55,9 +57,9 @@ class State:
         return [trial for trial in self.missing if trial.key not in self.failed]
 
 
-def state_of(plan: Plan, results_root: Path, *, retry_failed: bool = False) -> State:
+def state_of(plan: Plan, results_root: Root, *, retry_failed: bool = False) -> State:
     """Return what of the plan is missing; nothing is written, and the root need not exist."""
-    if not (results_root / "store.json").exists():
+    if not is_root(results_root):
         return State(plan.missing(()), plan.needed(plan.trials, {}))
     results, artifacts = Results(results_root), Artifacts(results_root)
     tables = sorted({part.partition("/")[0] for trial in plan.trials for part in trial.parts})
@@ -81,9 +83,20 @@ def own_failures(results: Results, trials: Sequence[PlannedTrial]) -> dict[tuple
 
 
 def run_sweep(
-    plan: Plan, splits: Splits, results_root: Path, data_root: Path | None, execute: Executor, view: View, *, retry_failed: bool = False
+    plan: Plan,
+    splits: Splits,
+    results_root: Root,
+    data_root: Path | None,
+    execute: Executor,
+    view: View,
+    *,
+    retry_failed: bool = False,
+    spreads_data: bool = False,
 ) -> list[Finished]:
     """Run what is missing of a plan and return how it ended, trials that were stored already not among them.
+
+    Args:
+        spreads_data: Put the images into the results root for nodes that do not have the data set's files.
 
     Raises:
         ValueError: If the results root cannot be used.
@@ -102,10 +115,17 @@ def run_sweep(
 
     if not state.runnable and not pending(plan, results):
         return []
-    job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
+    job = job_of(plan.sweep, results, data_root, splits if spreads_data else None)
     finished = execute(job, state.stages, state.runnable, _Compacting(view, results), probes)
     results.compact()
     return finished
+
+
+def job_of(sweep: str, results: Results, data_root: Path | None, spread: Splits | None) -> Job:
+    """Return what every process of a sweep needs to know, the images in the results root if they are given here."""
+    if spread is not None:
+        store_splits(Artifacts(results.store), spread)
+    return Job(sweep, results.store, data_root, sources(), takes_data_from_root=spread is not None)
 
 
 class _Compacting:
@@ -209,13 +229,13 @@ def inline(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], vi
     return finished
 
 
-def run_one(path: Path, results_root: Path, data_root: Path | None) -> Finished:
+def run_one(path: Path, results_root: Root, data_root: Path | None) -> Finished:
     """Run the trial of a JSON file in this process: `{"config": …}` or a configuration itself, under the scale's standard evaluation.
 
     Raises:
         ValueError: If the file cannot be read as a trial's configuration.
     """
-    if (results_root / "store.json").exists():
+    if is_root(results_root):
         register_sources(Results(results_root).kept_sources())
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -227,5 +247,5 @@ def run_one(path: Path, results_root: Path, data_root: Path | None) -> Finished:
     plan = of_config(config.model_copy(update={"fingerprint": splits.fingerprint}), chosen)
     results = Results(results_root, create=True)
     record_plan(plan, splits, results)
-    job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
+    job = Job(plan.sweep, results.store, data_root, sources())
     return perform_trial(job, plan.trials[0])

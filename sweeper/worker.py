@@ -6,7 +6,6 @@ the trial is run again from its last checkpoint.
 
 import ctypes
 import gc
-import logging
 import socket
 import traceback
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from attacks._linf import NoGradient
 from sweeper.artifacts import Artifacts, StorageError
 from sweeper.escalation import Probe
 from sweeper.keys import part_key
+from sweeper.logs import close_log, open_log
 from sweeper.lookup import register_sources
 from sweeper.materials import Materials, Progress, no_progress
 from sweeper.networks import purifier_of, retrained_of
@@ -28,6 +28,7 @@ from sweeper.plan import PlannedTrial
 from sweeper.probing import strength_row
 from sweeper.results import Results
 from sweeper.stages import Stage
+from sweeper.storage import Store
 from sweeper.training import Diverged
 from sweeper.trial import run_trial
 
@@ -37,12 +38,17 @@ class Job:
     """What every process of a sweep needs to know; it travels with the work."""
 
     sweep: str
-    results_root: Path
+    store: Store  # the results root
     data_root: Path | None
     sources: Mapping[str, str] = field(default_factory=dict)  # of the user's own files
+    takes_data_from_root: bool = False  # the images lie in the root, since not every node can have the data set's files
 
-    def log_path(self, name: str) -> Path:
-        return self.results_root / "logs" / self.sweep.replace("/", "_").removeprefix("file:") / f"{name}.log"
+    def log_name(self, name: str) -> str:
+        return f"logs/{self.sweep.replace('/', '_').removeprefix('file:')}/{name}.log"
+
+    def log_shown(self, name: str) -> str:
+        """Return where a log lies, for people."""
+        return self.store.shown(self.log_name(name))
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,16 @@ class Finished:
         return self.trial_id, self.evaluation_id
 
 
-_materials: dict[tuple[Path, Path | None], Materials] = {}
+_materials: dict[tuple[str, Path | None, bool], Materials] = {}
 
 
 def materials_of(job: Job, progress: Progress) -> Materials:
     """Return this process's materials: the data stay in memory from one trial to the next."""
     register_sources(job.sources)
-    place = (job.results_root, job.data_root)
+    place = (job.store.url, job.data_root, job.takes_data_from_root)
     if place not in _materials:
         device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
-        _materials[place] = Materials(Artifacts(job.results_root), job.data_root, device)
+        _materials[place] = Materials(Artifacts(job.store), job.data_root, device, takes_data_from_root=job.takes_data_from_root)
     _materials[place].progress = progress
     return _materials[place]
 
@@ -105,21 +111,18 @@ def perform_stage(job: Job, stage: Stage, progress: Progress = no_progress) -> s
     except OSError:
         raise
     except Exception as error:
-        path = job.log_path(f"stage-{stage.key}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
+        job.store.replace(job.log_name(f"stage-{stage.key}"), traceback.format_exc().encode())
         if stage.kind in ("purifiers", "retrained"):
             return stage.key
-        raise StageFailed(f"{stage.title} failed ({type(error).__name__}: {error}); log: {path}") from error
+        raise StageFailed(f"{stage.title} failed ({type(error).__name__}: {error}); log: {job.log_shown(f'stage-{stage.key}')}") from error
     return stage.key
 
 
 def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progress) -> Finished:
     """Run a trial and say how it ended. Only what is no `Exception` (a kill, Ctrl-C) gets out."""
     started = datetime.now(UTC)
-    path = job.log_path(trial.trial_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = _logger(path)
+    path = job.log_shown(trial.trial_id)
+    log = open_log(job.store, job.log_name(trial.trial_id))
     log.info("STARTED %s (%s), seed %d: %s", trial.label, trial.trial_id, trial.config.seed, trial.config.model_dump_json())
 
     def hear(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
@@ -127,21 +130,21 @@ def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progres
         progress(stage, done, total, figures)
 
     try:
-        results = Results(job.results_root)
+        results = Results(job.store)
         attempt = _next_attempt(results, trial)
         summary = run_trial(trial.config, trial.evaluation, materials_of(job, hear), results.publish, attempt)
     except Exception as error:  # the trial's own failure is a result: it becomes a row, and the sweep goes on
         reason, message = reason_of(error), f"trial {trial.trial_id[:8]} ({trial.label}): {error or type(error).__name__}"
         log.error("%s\n%s", message, traceback.format_exc())
         record_failure(job, trial, reason, message, started)
-        return Finished(*trial.key, "failed", reason, message, str(path), seconds=_since(started))
+        return Finished(*trial.key, "failed", reason, message, path, seconds=_since(started))
     else:
         figures = {name: value for name, value in vars(summary).items() if value is not None}
         log.info("COMPLETED %s", " ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     finally:
-        _close(log)
+        close_log(log)
         _give_back_memory()
-    return Finished(*trial.key, "completed", figures=figures, log=str(path), seconds=_since(started))
+    return Finished(*trial.key, "completed", figures=figures, log=path, seconds=_since(started))
 
 
 def perform_probe(job: Job, probe: Probe, progress: Progress = no_progress) -> str | None:
@@ -157,12 +160,11 @@ def perform_probe(job: Job, probe: Probe, progress: Progress = no_progress) -> s
     except OSError:
         raise
     except Exception as error:  # said by whoever runs the sweep; the check stays `not run`
-        path = job.log_path(f"{trial.trial_id}-{probe.check}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-        return f"{probe.title} failed ({type(error).__name__}: {error}); log: {path}"
+        log = f"{trial.trial_id}-{probe.check}"
+        job.store.replace(job.log_name(log), traceback.format_exc().encode())
+        return f"{probe.title} failed ({type(error).__name__}: {error}); log: {job.log_shown(log)}"
     named = {"trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id}
-    Results(job.results_root).publish("checks", probe.part, [named | row])
+    Results(job.store).publish("checks", probe.part, [named | row])
     return None
 
 
@@ -172,11 +174,11 @@ def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, sta
     Raises:
         OSError: If even that cannot be written; the log has the message then.
     """
-    results = Results(job.results_root)
+    results = Results(job.store)
     attempt = _next_attempt(results, trial)
     row: dict[str, Any] = {
         "trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "attempt": attempt, "status": "failed", "reason": reason,
-        "message": message, "log": str(job.log_path(trial.trial_id)), "host": socket.gethostname(), "started": started, "ended": datetime.now(UTC),
+        "message": message, "log": job.log_shown(trial.trial_id), "host": socket.gethostname(), "started": started, "ended": datetime.now(UTC),
     }  # fmt: skip
     results.publish("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, str(attempt)), [row])
 
@@ -220,16 +222,3 @@ def _give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _logger(path: Path) -> logging.Logger:
-    log = logging.Logger(path.stem, logging.INFO)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    return log
-
-
-def _close(log: logging.Logger) -> None:
-    for handler in log.handlers:
-        handler.close()

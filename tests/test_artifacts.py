@@ -1,15 +1,13 @@
 """Everything expensive is computed once, stored whole or not at all, and verified when it is read."""
 
 import errno
+import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
-from sweeper import artifacts as module
 from sweeper.artifacts import Artifacts, Bundle, StorageError, content_hash
 
 KEY = "ab" * 16
@@ -43,7 +41,7 @@ def test_of_two_makers_the_first_to_store_wins_and_both_return_its(tmp_path: Pat
             both_missed.wait(timeout=10)
             return bundle(value)
 
-        found[value] = store.get_or_create("purifiers", KEY, make)
+        found[value] = store.get_or_create("outcomes", KEY, make)  # claimed by nobody
 
     threads = [threading.Thread(target=create, args=(value,)) for value in (1.0, 2.0)]
     for thread in threads:
@@ -56,8 +54,8 @@ def test_of_two_makers_the_first_to_store_wins_and_both_return_its(tmp_path: Pat
 
 def test_what_is_stored_is_never_replaced(tmp_path: Path) -> None:
     store = Artifacts(tmp_path)
-    store.store("purifiers", KEY, bundle(1.0))
-    store.store("purifiers", KEY, bundle(2.0))
+    store.put("purifiers", KEY, bundle(1.0))
+    store.put("purifiers", KEY, bundle(2.0))
     stored = store.load("purifiers", KEY)
     assert stored is not None
     assert stored.tensors["weight"][0, 0] == 1
@@ -66,8 +64,8 @@ def test_what_is_stored_is_never_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign", "other"])
 def test_a_damaged_file_is_quarantined_and_made_again(damage: str, tmp_path: Path) -> None:
     store = Artifacts(tmp_path)
-    store.store("purifiers", KEY, bundle())
-    path = store.path("purifiers", KEY)
+    store.put("purifiers", KEY, bundle())
+    path = store.store.local_path(store.name("purifiers", KEY))
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[-1] ^= 1
@@ -92,29 +90,26 @@ def test_the_content_hash_sees_names_shapes_types_and_bytes() -> None:
 
 
 def test_an_interrupted_write_leaves_no_visible_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(tensors: Any, path: Path, metadata: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     store = Artifacts(tmp_path)
-    monkeypatch.setattr(module, "save_file", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.get_or_create("purifiers", KEY, bundle)
-    assert files(tmp_path) == []
-    assert store.load("purifiers", KEY) is None
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "fsync", interrupted)
+        store.get_or_create("outcomes", KEY, bundle)
+    assert [name for name in files(tmp_path) if name.endswith(".safetensors")] == []
+    assert store.load("outcomes", KEY) is None
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
-)
-def test_a_full_disk_is_a_storage_error_naming_the_file_and_the_bytes(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise error
+def test_a_full_disk_is_a_storage_error_naming_the_file_and_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(os, "fsync", full)
     store = Artifacts(tmp_path)
-    with pytest.raises(StorageError, match=rf"cannot write .*{KEY}\.safetensors: no space left: [\d,]+ bytes free, 32 needed") as caught:
-        store.store("purifiers", KEY, bundle())
+    reason = rf"cannot write .*{KEY}\.safetensors: no space left for results root .*: \d+ bytes free, \d+ bytes needed"
+    with pytest.raises(StorageError, match=reason) as caught:
+        store.put("purifiers", KEY, bundle())
     assert caught.value.errno == errno.ENOSPC
     assert files(tmp_path) == []
 
@@ -122,7 +117,7 @@ def test_a_full_disk_is_a_storage_error_naming_the_file_and_the_bytes(error: Exc
 def test_a_root_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
-        Artifacts(tmp_path).store("purifiers", KEY, bundle())
+        Artifacts(tmp_path).put("purifiers", KEY, bundle())
 
 
 def test_a_checkpoint_is_replaced_as_a_whole_and_goes_when_the_artifact_is_there(tmp_path: Path) -> None:
@@ -144,23 +139,16 @@ def test_a_checkpoint_is_replaced_as_a_whole_and_goes_when_the_artifact_is_there
 def test_a_checkpoint_that_cannot_be_read_is_put_aside_and_counts_as_none(content: bytes, tmp_path: Path) -> None:
     checkpoint = Artifacts(tmp_path).checkpoint(KEY)
     checkpoint.save({"epochs": []})
-    checkpoint.path.write_bytes(content)
+    checkpoint.store.local_path(checkpoint.name).write_bytes(content)
     assert checkpoint.load() is None
-    assert not checkpoint.path.exists()
+    assert not checkpoint.store.local_path(checkpoint.name).exists()
 
 
 def test_a_checkpoint_with_one_turned_bit_counts_as_none(tmp_path: Path) -> None:
     checkpoint = Artifacts(tmp_path).checkpoint(KEY)
     checkpoint.save({"module": {"weight": torch.full((5, 7), 1 / 3)}})
-    content = bytearray(checkpoint.path.read_bytes())
+    content = bytearray(checkpoint.store.local_path(checkpoint.name).read_bytes())
     content[content.index(torch.full((5, 7), 1 / 3).numpy().tobytes()) + 41] ^= 4
-    checkpoint.path.write_bytes(content)
+    checkpoint.store.local_path(checkpoint.name).write_bytes(content)
     assert checkpoint.load() is None
-    assert not checkpoint.path.exists()
-
-
-def test_stored_bytes_are_counted_per_kind(tmp_path: Path) -> None:
-    store = Artifacts(tmp_path)
-    store.store("purifiers", KEY, bundle())
-    store.store("classifiers", KEY, bundle())
-    assert store.stored_bytes() == {kind: store.path(kind, KEY).stat().st_size for kind in ("purifiers", "classifiers")}
+    assert not checkpoint.store.local_path(checkpoint.name).exists()

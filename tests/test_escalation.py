@@ -62,7 +62,7 @@ def test_a_check_whose_row_is_lost_is_stored_again_without_another_attack(sweep:
         path.unlink()
     shutil.copytree(sweep.root / "parts", copied / "parts", dirs_exist_ok=True)
     lost = [probe for probe in _probes(sweep, reference)][0]
-    path = Results(copied).folder.part_path("checks", lost.part)
+    path = copied / Results(copied).folder.part_name("checks", lost.part)
     path.unlink()
     assert due(sweep, copied) == {(reference.label, lost.check)}
     watching = Watching()

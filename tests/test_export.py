@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import LocalFileSystem
 from small_sweep import digits_config
 from tiny_sweep import SIZES, Swept, invoke, tiny_sweep
 
@@ -183,14 +184,14 @@ QUANTIZERS = ("ema", "cosine", "rotation", "fsq", "lfq")
 @pytest.mark.parametrize(("model", "options"), [*((name, {}) for name in PURIFIERS), *(("vqunet", {"quantizer": name}) for name in QUANTIZERS)])
 def test_every_purifier_of_ours_can_be_written_and_loaded(model: str, options: dict[str, object], tmp_path: Path) -> None:
     config = digits_config(model=model, retrain="none", **options)
-    artifacts = Artifacts(tmp_path / "artifacts")
+    artifacts = Artifacts(tmp_path)
     materials = exporting._materials(config, artifacts, None)
     for kind, key, name, given in (
         ("classifiers", config.target_key, config.target.model, config.target.model_options),
         ("purifiers", config.weights_key, model, config.model_options),
     ):
         network = materials.build(config, name, given, 7)  # as if they were trained
-        artifacts.store(kind, key, Bundle(network.state_dict(), {"epochs": [], "seconds": 0.0}))
+        artifacts.put(kind, key, Bundle(network.state_dict(), {"epochs": [], "seconds": 0.0}))
     networks, splits = networks_of(config, materials), materials.splits(config)
     images = exporting._images(splits)
     described = exporting._described(config, {"variant_id": ""}, networks, splits, False)
@@ -398,8 +399,8 @@ def test_other_weights_than_those_scored_are_refused(copied: Path, tmp_path: Pat
     key = TrialConfig.model_validate_json(row["config"]).retrained_key
     stored = artifacts.load("retrained", str(key))
     assert stored is not None
-    artifacts.path("retrained", str(key)).unlink()
-    artifacts.store("retrained", str(key), Bundle({name: tensor * 0 for name, tensor in stored.tensors.items()}, stored.info))
+    artifacts.store.local_path(artifacts.name("retrained", str(key))).unlink()
+    artifacts.put("retrained", str(key), Bundle({name: tensor * 0 for name, tensor in stored.tensors.items()}, stored.info))
     assert "they are not the same weights" in refused(copied, row["trial_id"], "--to", tmp_path / "winner")
 
 
@@ -494,7 +495,7 @@ def test_a_card_without_figures_says_so_and_of_a_random_defense_that_it_draws(mo
 
 def test_a_card_says_what_failed(copied: Path, tmp_path: Path) -> None:
     for path in (copied / "parts" / "checks").rglob("*.parquet"):
-        rows = parquet.dataset("checks", [str(path)]).to_table().to_pylist()
+        rows = parquet.dataset("checks", LocalFileSystem(), [str(path)]).to_table().to_pylist()
         planted = [row | ({"outcome": "fail", "message": "planted"} if row["check"] == "C10" else {}) for row in rows]
         path.write_bytes(parquet.encode("checks", parquet.to_arrow("checks", planted)))
     card = (exported_to(tmp_path / "winner", copied) / "README.md").read_text()

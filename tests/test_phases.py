@@ -92,6 +92,7 @@ def test_a_training_goes_on_from_the_end_of_another_ones_phase_to_the_weights_of
 )
 def test_so_it_does_with_other_optimizers_quantizers_and_players(settings: dict[str, Any], tmp_path: Path) -> None:
     phases = [{"num_epochs": 1, "learning_rate": rate} for rate in (4e-3, 1e-3)]
+    (tmp_path / "alone").mkdir()
     alone, _ = trained(tmp_path / "alone", *phases, **settings)
     trained(tmp_path, phases[0], **settings)
     continued, heard = trained(tmp_path, *phases, **settings)
@@ -140,9 +141,9 @@ def test_the_longest_prefix_whose_state_is_sound_is_used_and_a_damaged_one_count
     phases = [{"num_epochs": 1, "learning_rate": rate} for rate in (4e-3, 2e-3, 1e-3)]
     whole, _ = trained(tmp_path, *phases)
     config, store = phased(*phases), Artifacts(tmp_path)
-    states = [store.phase_state(key).path for key in config.phase_keys.values()]
+    states = [tmp_path / store.phase_state(key).name for key in config.phase_keys.values()]
     for damaged, heard in ((0, []), (1, [3]), (2, [2, 3]), (3, [1, 2, 3])):
-        store.path("purifiers", config.weights_key).unlink()
+        (tmp_path / store.name("purifiers", config.weights_key)).unlink()
         for state in states[len(states) - damaged :]:
             damage(state)
         again, epochs = trained(tmp_path, *phases)
@@ -161,6 +162,7 @@ def test_two_processes_that_come_to_one_state_leave_one_and_end_as_each_would_al
     network = purifier_of(phased(FIRST, OTHER), slow)
     assert (slow.heard, slow.other[1]) == ([1, 2, 3, 4], [1, 2, 3, 4])
     assert slow.other[0].content == whole.content
+    (tmp_path / "alone").mkdir()
     assert network.content == trained(tmp_path / "alone", FIRST, OTHER)[0].content
     assert len([path for path in (tmp_path / "artifacts" / "phases").rglob("*") if path.is_file()]) == 3
 
@@ -228,7 +230,7 @@ def test_weights_that_are_not_finite_at_the_end_of_a_phase_are_kept_for_nobody(t
     recipe = Training.model_validate({"batch_size": 2, "optimizer": "sgd", "phases": phases})
     with pytest.raises(Diverged, match=r"training failed in epoch 2: weights are not finite \(learning_rate 10\)"):
         fit(module, torch.ones(4, 1, 2, 2), torch.zeros(4), recipe, loss, seed=0, numerics=Numerics(), phase_states=states)
-    assert [state.path.exists() for state in states.values()] == [True, False]
+    assert [(tmp_path / state.name).exists() for state in states.values()] == [True, False]
 
 
 # What is said of it
@@ -248,7 +250,7 @@ def test_states_are_counted_in_what_a_run_needs_and_in_what_is_stored(tmp_path: 
 
     assert needed(phased(FIRST, SECOND)) - needed(phased(FIRST)) == 8 * 2**20
     trained(tmp_path, FIRST)
-    assert 0 < Artifacts(tmp_path).stored_bytes()["phases"] < 8 * 2**20
+    assert 0 < sum(path.stat().st_size for path in (tmp_path / "artifacts" / "phases").rglob("*.pt")) < 8 * 2**20
 
 
 def test_purification_reads_no_loss_weight(tmp_path: Path) -> None:

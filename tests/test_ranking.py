@@ -195,7 +195,7 @@ def test_missing_and_failed_trials_are_named_and_stand_last(results: Results, sp
     seeds = {(trial.label, trial.config.seed): trial for trial in plan.trials}
     complete(results, plan, seeds["reference", 0], [SURVIVES] * 4)
     complete(results, plan, seeds["beta=0", 0], [0.05] * 4)
-    job = Job(plan.sweep, results.root, None)
+    job = Job(plan.sweep, results.store, None)
     record_failure(job, seeds["beta=0", 1], "nan", "loss is nan (learning_rate 0.01)", datetime.now(UTC))
     ranking = rank(results, "mine")
     rows = by_label(ranking)
@@ -227,7 +227,7 @@ def test_a_sweep_that_has_not_begun_ranks_as_missing(results: Results, splits: S
 def test_a_part_that_is_damaged_inside_makes_its_trial_missing(ranked: tuple[Results, Plan]) -> None:
     results, plan = ranked
     trial = plan.trials[1]
-    path = results.folder.part_path("trials", trial.trial_id)
+    path = results.store.local_path(results.folder.part_name("trials", trial.trial_id))
     content = bytearray(path.read_bytes())
     content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)  # the pages; the footer stays whole
     path.write_bytes(content)

@@ -300,7 +300,7 @@ def by_hand(path: Path, *, evaluation_id: str = "e", candidates: tuple[str, ...]
     """Return tables where seed 0 of every variant was scored on validation images, and seeds 0 to 2 of some again; the rows of both plans."""
     results = sound(path)
     rows = plan_of(results)
-    results.quarantine(results.folder.part_path("sweeps", "sweep"))
+    results.quarantine(results.folder.part_name("sweeps", "sweep"))
     first = [row for row in rows if row["seed"] == 0]
     again = [
         row | {"sweep": "sound/refined", "plan_hash": "1", "evaluation_id": evaluation_id, "is_candidate": row["label"] in candidates}

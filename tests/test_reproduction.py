@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 from small_sweep import SETTINGS, Silent, SmallSweep
 from tiny_sweep import Swept, invoke, tiny_sweep
 
@@ -64,7 +65,7 @@ def refused(root: Path, *words: object) -> str:
 def rewrite(root: Path, table: str, trial_id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Plant a fault: write a trial's parts of a table anew with every row changed."""
     for path in sorted((root / "parts" / table).rglob("*.parquet")):
-        rows = parquet.dataset(table, [str(path)]).to_table().to_pylist()
+        rows = parquet.dataset(table, LocalFileSystem(), [str(path)]).to_table().to_pylist()
         if rows[0]["trial_id"] == trial_id:
             path.write_bytes(parquet.encode(table, parquet.to_arrow(table, map(change, rows))))
 
@@ -137,8 +138,8 @@ def test_other_weights_than_those_scored_are_told_from_the_rows(sweep: SmallSwee
     assert key is not None
     stored = artifacts.load("retrained", key)
     assert stored is not None
-    artifacts.path("retrained", key).unlink()
-    artifacts.store("retrained", key, Bundle({name: tensor * 0 for name, tensor in stored.tensors.items()}, stored.info))
+    artifacts.store.local_path(artifacts.name("retrained", key)).unlink()
+    artifacts.put("retrained", key, Bundle({name: tensor * 0 for name, tensor in stored.tensors.items()}, stored.info))
     found = {row["classifier"]: row for row in made_again(copied, trial_of(sweep), "clean/none@0", status=1)}
     assert {name: row["same_weights"] for name, row in found.items()} == {"original": True, "retrained": False, "unfiltered": True}
     assert found["retrained"]["differing"] and not found["original"]["differing"]
@@ -147,7 +148,7 @@ def test_other_weights_than_those_scored_are_told_from_the_rows(sweep: SmallSwee
 
 
 def test_a_damaged_network_is_named_and_left_where_it_is(sweep: SmallSweep, copied: Path) -> None:
-    path = Artifacts(copied).path("classifiers", sweep.plan.trials[0].config.target_key)
+    path = copied / Artifacts(copied).name("classifiers", sweep.plan.trials[0].config.target_key)
     path.write_bytes(path.read_bytes()[:-4])
     assert f"the stored network {path} is damaged; --from-scratch" in refused(copied, trial_of(sweep), "clean/none@0")
     assert path.exists()

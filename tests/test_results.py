@@ -18,7 +18,7 @@ import pytest
 from sweeper import compaction, parquet
 from sweeper.results import Results
 from sweeper.schemas import TABLES, Table
-from sweeper.storage import Folder
+from sweeper.storage.local import LocalStore
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PROMISED = {  # design.md's list
@@ -89,7 +89,7 @@ def filled(results: Results) -> Results:
 
 
 def part(results: Results, key: str = "aa-t1", table: str = "scores") -> Path:
-    return results.root / "parts" / table / key[:2] / f"{key}.parquet"
+    return Path(results.root) / "parts" / table / key[:2] / f"{key}.parquet"
 
 
 def newer_version(monkeypatch: pytest.MonkeyPatch, table: str = "scores") -> None:
@@ -253,7 +253,7 @@ def test_two_processes_publishing_the_same_parts_leave_each_once(results: Result
     won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
     assert sum(won) == 60
     assert results.read("scores", include_unfinished=True).num_rows == 60
-    assert list((results.root / ".tmp").iterdir()) == []
+    assert list((Path(results.root) / ".tmp").iterdir()) == []
 
 
 KILLED_IN = """
@@ -279,10 +279,10 @@ def test_interrupted_write_leaves_no_visible_file(results: Results, step: str) -
     child.communicate()
     assert results.stored("scores") == {"aa"}
     assert results.problems() == []
-    assert len(list((results.root / ".tmp").iterdir())) == 1
+    assert len(list((Path(results.root) / ".tmp").iterdir())) == 1
     assert results.publish("scores", "ab", [score()])
     results.clean(grace_seconds=0)
-    assert list((results.root / ".tmp").iterdir()) == []
+    assert list((Path(results.root) / ".tmp").iterdir()) == []
 
 
 def cut(path: Path) -> None:
@@ -317,7 +317,7 @@ def test_damaged_file_is_named_and_the_rest_is_read(filled: Results, damage: Cal
     assert set(reader.read("scores", ["trial_id"])["trial_id"].to_pylist()) == {"t1", "t3"}
     assert reader.read("scores").num_rows == 4  # and it is named once
     assert len(heard) == 1 and heard[0].startswith(str(part(filled, "aa-t2")))
-    assert [problem.path for problem in reader.skipped] == [part(filled, "aa-t2")]
+    assert [Path(problem.path) for problem in reader.skipped] == [part(filled, "aa-t2")]
     assert Results(filled.root).query("select distinct trial_id from scores order by 1")[1] == [("t1",), ("t3",)]
 
 
@@ -327,36 +327,36 @@ def test_torn_part_does_not_count_as_stored_and_is_replaced(filled: Results, dam
     assert filled.stored("scores") == {"aa-t1", "aa-t3"} and not filled.has("scores", "aa-t2")
     assert filled.publish("scores", "aa-t2", [score("t2", 0.1), score("t2", 0.2)])
     assert filled.read("scores").num_rows == 6
-    assert (filled.root / "quarantine" / part(filled, "aa-t2").relative_to(filled.root)).exists()
+    assert (Path(filled.root) / "quarantine" / part(filled, "aa-t2").relative_to(Path(filled.root))).exists()
 
 
 def test_quarantine_moves_a_file_and_its_part_is_missing_then(filled: Results) -> None:
     overwrite_with_foreign_parquet(part(filled, "aa-t2"))
     (problem,) = filled.problems()
     assert "foreign" in problem.reason
-    moved = filled.quarantine(problem.path)
-    assert moved == filled.root / "quarantine" / "parts" / "scores" / "aa" / "aa-t2.parquet"
+    moved = filled.quarantine(problem.name)
+    assert Path(moved) == Path(filled.root) / "quarantine" / "parts" / "scores" / "aa" / "aa-t2.parquet"
     assert filled.problems() == [] and filled.stored("scores") == {"aa-t1", "aa-t3"}
     with pytest.raises(ValueError, match="quarantine takes a file under"):
         filled.quarantine("/etc/hostname")
 
 
 def test_problems_name_files_that_do_not_belong(filled: Results) -> None:
-    strays = [filled.root / "parts" / "scores" / "notes.txt", filled.root / "parts" / "score" / "aa" / "aa.parquet"]
+    strays = [Path(filled.root) / "parts" / "scores" / "notes.txt", Path(filled.root) / "parts" / "score" / "aa" / "aa.parquet"]
     for path in strays:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("stray")
-    assert {problem.path for problem in filled.problems()} == set(strays)
+    assert {Path(problem.path) for problem in filled.problems()} == set(strays)
     assert filled.read("scores").num_rows == 6
 
 
 def test_damaged_compacted_file_gives_way_to_its_parts(filled: Results) -> None:
     filled.compact()
-    (path,) = filled.folder.files("compacted/scores")
-    cut(path)
+    (name,) = filled.store.files("compacted/scores")
+    cut(Path(filled.root) / name)
     reader = Results(filled.root)
     assert reader.read("scores").num_rows == 6
-    assert [problem.path for problem in reader.skipped] == [path]
+    assert [problem.name for problem in reader.skipped] == [name]
     reader.compact()
     assert Results(filled.root).read("scores").num_rows == 6
     assert Results(filled.root).problems() == []
@@ -365,13 +365,13 @@ def test_damaged_compacted_file_gives_way_to_its_parts(filled: Results) -> None:
 def test_parts_of_a_lost_compacted_file_are_missing(filled: Results) -> None:
     filled.compact()
     filled.clean(grace_seconds=0)
-    (path,) = filled.folder.files("compacted/scores")
-    path.unlink()
+    (name,) = filled.store.files("compacted/scores")
+    (Path(filled.root) / name).unlink()
     reader = Results(filled.root)
     assert reader.stored("scores") == set() and reader.stored("trials") == {"t1", "t2", "t3"}
     assert reader.publish("scores", "aa-t1", [score("t1")])
     assert reader.read("scores").num_rows == 1
-    assert path in [problem.path for problem in reader.skipped]
+    assert name in [problem.name for problem in reader.skipped]
 
 
 def test_compaction_keeps_rows_and_cleaning_keeps_them_too(filled: Results) -> None:
@@ -381,7 +381,7 @@ def test_compaction_keeps_rows_and_cleaning_keeps_them_too(filled: Results) -> N
     assert sorted(map(str, filled.read("scores").to_pylist())) == before
     assert filled.clean(grace_seconds=3600) == []  # too young to delete anything
     assert filled.clean(grace_seconds=0)
-    assert filled.folder.files("parts") == []
+    assert filled.store.files("parts") == []
     assert sorted(map(str, filled.read("scores").to_pylist())) == before
     assert filled.compact() is None
 
@@ -390,17 +390,17 @@ def test_second_compaction_merges_small_files_and_cleaning_removes_the_first(fil
     filled.compact()
     filled.publish("scores", "bb", [score("t1", 0.3)])
     filled.compact()
-    assert len(filled.folder.files("compacted/scores")) == 2
+    assert len(filled.store.files("compacted/scores")) == 2
     filled.clean(grace_seconds=0)
-    assert len(filled.folder.files("compacted/scores")) == 1
-    assert len(filled.folder.files("compacted/trials")) == 1
+    assert len(filled.store.files("compacted/scores")) == 1
+    assert len(filled.store.files("compacted/trials")) == 1
     assert filled.read("scores").num_rows == 7
 
 
 def test_compaction_splits_at_the_row_limit(filled: Results) -> None:
     filled.compact(max_rows=4)
     filled.clean(grace_seconds=0)
-    assert len(filled.folder.files("compacted/scores")) == 2
+    assert len(filled.store.files("compacted/scores")) == 2
     assert filled.read("scores").num_rows == 6
 
 
@@ -410,20 +410,20 @@ def test_few_parts_are_left_alone_on_request(filled: Results) -> None:
 
 
 def test_compaction_that_loses_the_race_starts_over(filled: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    rival, honest = Results(filled.root), Folder.create
-    lost: list[Path] = []
+    rival, honest = Results(filled.root), LocalStore.create
+    lost: list[str] = []
 
-    def create(folder: Folder, path: Path, content: bytes) -> bool:
-        if path.parent.name == "manifests" and not lost:
-            lost.append(path)
+    def create(store: LocalStore, name: str, content: bytes) -> bool:
+        if name.startswith("manifests/") and not lost:
+            lost.append(name)
             assert rival.compact() is not None
-        return honest(folder, path, content)
+        return honest(store, name, content)
 
-    monkeypatch.setattr(Folder, "create", create)
+    monkeypatch.setattr(LocalStore, "create", create)
     filled.publish("scores", "bb", [score("t1", 0.3)])
     filled.compact()
     assert lost and filled.read("scores").num_rows == 7
-    assert len(filled.folder.files("compacted/scores")) == 1  # the loser's file is gone
+    assert len(filled.store.files("compacted/scores")) == 1  # the loser's file is gone
 
 
 def test_damaged_part_stays_out_of_compaction(filled: Results) -> None:
@@ -431,7 +431,7 @@ def test_damaged_part_stays_out_of_compaction(filled: Results) -> None:
     filled.compact()
     assert filled.stored("scores") == {"aa-t1", "aa-t3"}
     assert filled.compact() is None
-    assert len(filled.folder.files("compacted/scores")) == 1
+    assert len(filled.store.files("compacted/scores")) == 1
 
 
 def test_readers_see_no_row_twice_while_others_publish_and_compact(results: Results) -> None:
@@ -467,7 +467,7 @@ def test_full_disk_is_explained_and_leaves_nothing(results: Results, monkeypatch
         with pytest.raises(OSError, match=r"no space left for results root .*results: \d+ bytes free, \d+ bytes needed") as raised:
             results.publish("scores", "ab", [score()])
         assert raised.value.errno == errno.ENOSPC
-    assert results.stored("scores") == set() and list((results.root / ".tmp").iterdir()) == []
+    assert results.stored("scores") == set() and list((Path(results.root) / ".tmp").iterdir()) == []
     assert results.publish("scores", "ab", [score()])
 
 
@@ -528,7 +528,7 @@ def test_folder_without_a_store_is_refused(tmp_path: Path) -> None:
 
 
 def test_store_of_a_newer_format_is_refused(results: Results) -> None:
-    (results.root / "store.json").write_text(json.dumps({"program": "sweeper", "format": 2}))
+    (Path(results.root) / "store.json").write_text(json.dumps({"program": "sweeper", "format": 2}))
     with pytest.raises(ValueError, match="store.json says format 2, this program knows up to 1"):
         Results(results.root)
 
@@ -549,7 +549,7 @@ def test_file_of_a_newer_version_is_refused_when_read(filled: Results, monkeypat
     shutil.copy(part(elsewhere, "aa-t9"), part(filled).parent)
     with pytest.raises(ValueError, match=r"aa-t9\.parquet holds table scores in version 2, this program knows up to 1"):
         filled.read("scores", ["accuracy"])
-    assert [problem.path for problem in filled.problems()] == [part(filled, "aa-t9")]
+    assert [Path(problem.path) for problem in filled.problems()] == [part(filled, "aa-t9")]
 
 
 def test_columns_added_later_are_null_in_older_files(filled: Results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,10 +587,10 @@ def test_query_errors_are_duckdbs_own_words(results: Results) -> None:
 
 @pytest.mark.parametrize("statement", ["copy trials to '{}/out.csv'", "attach '{}/out.db'", "select * from read_csv('{}/store.json')"])
 def test_query_neither_reads_nor_writes_files(results: Results, statement: str) -> None:
-    before = set(results.root.iterdir())
+    before = set(Path(results.root).iterdir())
     with pytest.raises(ValueError, match="disabled by configuration"):
         results.query(statement.format(results.root))
-    assert set(results.root.iterdir()) == before
+    assert set(Path(results.root).iterdir()) == before
 
 
 def test_parts_and_manifest_are_readable_without_this_package(filled: Results) -> None:
@@ -599,8 +599,8 @@ def test_parts_and_manifest_are_readable_without_this_package(filled: Results) -
     (count,) = duckdb.execute(f"select count(*) from '{filled.root}/parts/scores/*/*.parquet'").fetchall()[0]
     assert count == 6
     filled.compact()
-    newest = json.loads(max((filled.root / "manifests").iterdir()).read_text())
-    files = [str(filled.root / "compacted" / "scores" / file["name"]) for file in newest["tables"]["scores"]]
+    newest = json.loads(max((Path(filled.root) / "manifests").iterdir()).read_text())
+    files = [str(Path(filled.root) / "compacted" / "scores" / file["name"]) for file in newest["tables"]["scores"]]
     assert duckdb.execute(f"select count(*) from read_parquet({files})").fetchall() == [(6,)]
 
 
@@ -608,8 +608,8 @@ def test_damaged_manifest_falls_back_to_the_one_before(filled: Results) -> None:
     filled.compact()
     filled.publish("scores", "bb", [score("t1", 0.3)])
     filled.compact()
-    compaction.manifest_path(filled.folder, 2).write_text("{")
+    (Path(filled.root) / compaction.manifest_name(2)).write_text("{")
     reader = Results(filled.root)
     assert reader.read("scores").num_rows == 7
     assert reader.clean(grace_seconds=0) == []  # nothing is deleted by a manifest that cannot be read
-    assert [problem.path.name for problem in reader.skipped] == ["00000002.json"]
+    assert [problem.name for problem in reader.skipped] == ["manifests/00000002.json"]

@@ -356,8 +356,8 @@ def test_a_suggestion_whose_row_is_lost_counts_as_failed_and_moves_no_other(live
     root = tmp_path / "results"
     shutil.copytree(live.root, root, ignore=shutil.ignore_patterns("compacted", "manifests"))
     results = Results(root)
-    (path,) = [path for path in results.files("suggestions") if _numbers(Path(path), live.plan.search_id) == [2]]
-    Path(path).write_bytes(b"torn")
+    (path,) = [path for path in results.files("suggestions") if _numbers(root / path, live.plan.search_id) == [2]]
+    (root / path).write_bytes(b"torn")
     begun = Ledger(live.plan, Results(root)).begun()
     assert [suggestion.number for suggestion in begun] == [0, 1, 2, 3]
     assert [bool(suggestion.problem) for suggestion in begun] == [False, False, True, False]

@@ -201,7 +201,7 @@ def on_validation(path: Path, evaluation: str = "standard") -> Results:
     """Return the sound sweep as one that was scored on validation images."""
     results = sound(path)
     planned = [row | {"evaluation": evaluation} for row in plan_of(results)]
-    results.quarantine(results.folder.part_path("sweeps", "sweep"))
+    results.quarantine(results.folder.part_name("sweeps", "sweep"))
     results.publish("sweeps", "changed", planned)
     row = {"evaluation_id": "e", "name": evaluation, "dataset": "digits", "split": "validation", "fingerprint": "f", "config": "{}"}
     results.publish("evaluations", "evaluation", [row])
@@ -235,7 +235,7 @@ def test_a_variant_that_fails_a_validity_check_is_not_chosen(tmp_path: Path) -> 
 def test_a_seed_without_a_validation_figure_is_named_and_not_scored(tmp_path: Path) -> None:
     results = on_validation(tmp_path)
     missing = next(row for row in plan_of(results) if (row["label"], row["seed"]) == ("quantized", 1))
-    results.quarantine(results.folder.part_path("trials", missing["trial_id"]))
+    results.quarantine(results.folder.part_name("trials", missing["trial_id"]))
     choice = choose(Results(tmp_path), "sound")
     assert (choice.row["label"], [row["seed"] for row in choice.planned], choice.absent, choice.num_ranked) == ("quantized", [0, 2], [1], 5)
 

@@ -24,6 +24,7 @@ from sweeper.options import attack_options
 from sweeper.plan import Plan, PlannedTrial
 from sweeper.results import Results
 from sweeper.statistics import wilson
+from sweeper.storage.local import LocalStore
 from sweeper.sweep import inline, record_plan, run_one, run_sweep, state_of
 from sweeper.training import Diverged
 from sweeper.trial import run_trial
@@ -247,7 +248,7 @@ def fresh(sweep: SmallSweep, tmp_path: Path, splits: Splits) -> tuple[Plan, Path
 
 
 def fail(root: Path, plan: Plan, reason: str) -> None:
-    job = Job(plan.sweep, root, None)
+    job = Job(plan.sweep, LocalStore(root), None)
     record_failure(job, plan.trials[0], reason, f"{reason} happened", datetime.now(UTC))
 
 
@@ -313,7 +314,7 @@ def test_a_root_that_does_not_exist_misses_everything_and_is_not_made(sweep: Sma
 def test_only_stages_of_runnable_trials_are_made(fresh: tuple[Plan, Path]) -> None:
     plan, root = fresh
     for trial in plan.trials:
-        job = Job(plan.sweep, root, None)
+        job = Job(plan.sweep, LocalStore(root), None)
         record_failure(job, trial, "bug", "broken", datetime.now(UTC))
     assert state_of(plan, root).stages == []
 
@@ -339,7 +340,7 @@ def test_a_trial_on_other_images_than_the_plans_is_refused(sweep: SmallSweep, tm
     config = sweep.plan.trials[2].config.model_copy(update={"fingerprint": "0" * 64})
     trial = dataclasses.replace(sweep.plan.trials[2], config=config)
     Results(tmp_path, create=True)
-    finished = perform_trial(Job("x", tmp_path, None), trial)
+    finished = perform_trial(Job("x", LocalStore(tmp_path), None), trial)
     assert (finished.status, finished.reason) == ("failed", "bug")
     assert "are not those of the plan" in finished.message
 
@@ -353,5 +354,5 @@ def test_a_stage_that_fails_names_itself_its_reason_and_its_log(fresh: tuple[Pla
 
     monkeypatch.setattr("sweeper.materials.Materials.adversarial", fail_to_load)
     with pytest.raises(StageFailed, match=r"craft .* failed \(ArithmeticError: not finite\); log: .*stage-") as caught:
-        perform_stage(Job(plan.sweep, root, None), stage)
+        perform_stage(Job(plan.sweep, LocalStore(root), None), stage)
     assert "fail_to_load" in Path(str(caught.value).rpartition("log: ")[2]).read_text()

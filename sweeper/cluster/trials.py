@@ -68,7 +68,7 @@ class _Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         message = self._record(trial)
         planned = self.trial_of(trial)
-        self.ended(planned, Finished(*planned.key, "failed", "lost", message, str(self.job.log_path(planned.trial_id))))
+        self.ended(planned, Finished(*planned.key, "failed", "lost", message, self.job.log_shown(planned.trial_id)))
 
     def _record(self, trial: Any) -> str:
         planned = self.trial_of(trial)

@@ -3,13 +3,16 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.arguments import DEFAULT_ROOT, Root, errors, refusing
 from sweeper.inspect_results import open_results
 from sweeper.tables import print_rows
+
+if TYPE_CHECKING:
+    from sweeper.results import Results
 
 
 def report(
@@ -18,7 +21,10 @@ def report(
     plan_hash: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="A plan, as `status` names it; default: the one run last.")] = None,
     results: Root = DEFAULT_ROOT,
     file: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="The file to write; default: ROOT/reports/SPACE-DATASET.html, or DIR/report.html.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="The file to write; default: ROOT/reports/SPACE-DATASET.html (a bucket's: reports/… here), or DIR/report.html."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -45,7 +51,7 @@ def report(
         page = render(made).encode()
         paths = []
         if file is not None or out is None:
-            paths.append(file or results / "reports" / f"{slug(first['sweep'])}-{slug(first['dataset'])}.html")
+            paths.append(file or _default_file(store, results, f"{slug(first['sweep'])}-{slug(first['dataset'])}.html"))
             write_whole(paths[0], page)
         if out is not None:
             paths.append(export(made, out, page)[0])
@@ -57,6 +63,11 @@ def report(
                 rows = [{"verdict": claim.verdict, "claim": claim.claim, "where": claim.where, "by its checks": claim.said} for claim in claims]
                 print_rows(rows, "table")
         print(paths[0])
+
+
+def _default_file(store: "Results", results: str, name: str) -> Path:
+    """Return ROOT/reports/NAME, or, where the root is no folder of this machine, reports/NAME here."""
+    return Path("." if store.store.local_path("") is None else results, "reports", name)
 
 
 def _check_paths(file: Path | None, out: Path | None) -> None:

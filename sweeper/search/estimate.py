@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from sweeper.plan import PlannedTrial
 from sweeper.results import Results
 from sweeper.search.plan import SearchPlan
 from sweeper.search.running import expected_by_rung
+from sweeper.storage import Root, is_root
 
 # Seconds of a VQUNet on digits at `small` on one core of a 2-core machine, used until this root has measured trials of the data set and scale.
 _GUESS = {"epoch": 1.3, "retrain": 2.5, "quick": 4.0, "standard": 16.0, "full": 6000.0, "stage": 12.0}
@@ -19,7 +19,7 @@ _PHOTOGRAPHS = 3.5  # as many times that, on 32×32 photographs
 _FRONT = 4  # trials of a Pareto set, scored on the test images at the end
 
 
-def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+def describe(plan: SearchPlan, root: Root, *, slots: int, price_per_hour: float | None = None) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row per rung, with how many trials reach it and the seconds of each, and notes with the totals.
 
     Args:
@@ -56,8 +56,8 @@ def describe(plan: SearchPlan, root: Path, *, slots: int, price_per_hour: float 
     return rows, notes
 
 
-def _proposed(plan: SearchPlan, root: Path) -> int:
-    if not (root / "store.json").exists():
+def _proposed(plan: SearchPlan, root: Root) -> int:
+    if not is_root(root):
         return 0
     return Results(root).read("suggestions", ["number"], {"plan_hash": plan.search_id}).num_rows
 
@@ -65,11 +65,11 @@ def _proposed(plan: SearchPlan, root: Path) -> int:
 class _Measured:
     """Seconds per epoch and per evaluation of the trials of the data set and scale under this root, where there are any."""
 
-    def __init__(self, plan: SearchPlan, root: Path) -> None:
+    def __init__(self, plan: SearchPlan, root: Root) -> None:
         self._factor = 1.0 if plan.dataset == "digits" else _PHOTOGRAPHS
         self.trials = 0
         self._epoch, self._retrain, self._scoring = self.guess("epoch"), self.guess("retrain"), {}
-        if not (root / "store.json").exists():
+        if not is_root(root):
             return
         results = Results(root)
         mine = {"dataset": plan.dataset, "scale": plan.scale}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sweeper.artifacts import Artifacts
 from sweeper.datasets import Splits
-from sweeper.lookup import sources
 from sweeper.plan import PlannedTrial
 from sweeper.results import Results
 from sweeper.search.engine import Search
@@ -17,7 +16,8 @@ from sweeper.search.rungs import promoted_share
 from sweeper.search.standing import Failure, Figures, Work
 from sweeper.search.study import Mirror, Proposal
 from sweeper.stages import Stage
-from sweeper.sweep import OWN_FAULT, View, record_run
+from sweeper.storage import Root
+from sweeper.sweep import OWN_FAULT, View, job_of, record_run
 from sweeper.worker import Finished, Job, perform_stage, perform_trial
 
 _COMPACT_EVERY = 100  # runs; see `sweeper.sweep`
@@ -98,7 +98,7 @@ class Searched:
 def run_search(
     plan: SearchPlan,
     splits: Splits,
-    results_root: Path,
+    results_root: Root,
     data_root: Path | None,
     execute: SearchExecutor,
     view: View,
@@ -108,6 +108,7 @@ def run_search(
     retry_failed: bool = False,
     gpus: float = 0.0,
     warn: Warn,
+    spreads_data: bool = False,
 ) -> Searched:
     """Run a search until its budget is spent and nothing is left to promote; go on where an earlier run was interrupted.
 
@@ -126,12 +127,12 @@ def run_search(
     ledger.announce(begun)
     search = Search(plan.space, plan.make, begun=begun, warm=warm, settle=plan.settle, remember=ledger.remember, look_up=ledger.look_up, gpus=gpus)
     search.gpu_seconds = ledger.gpu_seconds(gpus, search.standings)
-    artifacts = Artifacts(results_root)
+    artifacts = Artifacts(results.store)
     stages = [stage for stage in plan.base.stages if not artifacts.has(stage.kind, stage.key)]
     done = sum(standing.state in ("completed", "continued", "failed") for standing in search.standings)
     view.begin(plan.title, stages, expected_runs(plan, search), done)
     feed = Feed(search, ledger, view, mirror, warn)
-    job = Job(plan.sweep, Path(results_root).absolute(), data_root, sources())
+    job = job_of(plan.sweep, results, data_root, splits if spreads_data else None)
     since = time.monotonic()
     execute(job, stages, feed, view)
     seconds = time.monotonic() - since

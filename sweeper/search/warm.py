@@ -5,7 +5,6 @@ test images are never offered: a sampler that saw them would have chosen by them
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sweeper.config import TrialConfig
@@ -15,12 +14,13 @@ from sweeper.search.engine import settings_of
 from sweeper.search.plan import SearchPlan
 from sweeper.search.space import SearchSpace
 from sweeper.search.study import Proposal, fixed_proposal
+from sweeper.storage import Root
 from sweeper.stored_plans import latest_plan
 
 _MOST_FORKS = 256  # combinations of choices that are tried for what a configuration does not say
 
 
-def warm_proposals(plan: SearchPlan, root: Path, sweeps: Sequence[str]) -> tuple[list[Proposal], list[str]]:
+def warm_proposals(plan: SearchPlan, root: Root, sweeps: Sequence[str]) -> tuple[list[Proposal], list[str]]:
     """Return the proposals that trials of earlier sweeps are, one for each variant, and a sentence per sweep about how many fit.
 
     Raises:
