@@ -1,4 +1,4 @@
-"""The commands that read results: rank, status, show, query, doctor, compact. They import neither torch nor ray."""
+"""The commands that read results: rank, status, show, query, doctor, compact, merge. They import neither torch nor ray."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -162,4 +162,26 @@ def compact(
     print(f"{done}; {len(removed)} replaced files deleted")
 
 
-COMMANDS = (rank, status, show, query, doctor, compact)
+def merge(
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The results root to take from: a folder or URL. It is only read.")],
+    results: Root = DEFAULT_ROOT,
+) -> None:
+    """Take into --results what another results root has and it has not.
+
+    Trials, networks, adversarial sets, outcomes, logs: a later `run` makes none of it again. Where both have a trial, what is there stays. A copy
+    of a folder, half or whole, can be merged too, and so can a root that a sweep is writing to.
+    """
+    from sweeper.merging import merge as merge_roots
+    from sweeper.results import Results
+
+    with refusing():
+        source = open_results(other)
+        target = Results(results, create=True, on_problem=lambda problem: errors.print(f"left out: {problem}", style="yellow", markup=False))
+        merged = merge_roots(target, source)
+    print_rows([{"table": table, "rows added": count} for table, count in merged.rows.items()], "table", title=f"{source.root} -> {target.root}")
+    print(f"{merged.files} other files copied ({merged.bytes / 2**20:.1f} MiB)")
+    if merged.renumbered:
+        errors.print(f"{merged.renumbered} tries of trials that both roots have were given later numbers", soft_wrap=True)
+
+
+COMMANDS = (rank, status, show, query, doctor, compact, merge)

@@ -1,0 +1,91 @@
+"""Two results roots become one: nothing twice, nothing lost, and what was made in either is not made again."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from small_sweep import SmallSweep
+from tiny_sweep import invoke
+
+from sweeper.merging import merge
+from sweeper.results import Results
+from sweeper.schemas import TABLES
+from sweeper.sweep import state_of
+from sweeper.worker import Job, record_failure
+
+
+def everything(root: Path) -> dict[str, list[str]]:
+    return {table: sorted(map(str, Results(root).read(table, include_unfinished=True).to_pylist())) for table in TABLES}
+
+
+@pytest.mark.parametrize("compacted", [True, False])
+def test_an_empty_root_takes_everything_and_nothing_is_missing_then(sweep: SmallSweep, tmp_path: Path, compacted: bool) -> None:
+    source = shutil.copytree(sweep.root, tmp_path / "source")
+    if compacted:
+        Results(source).compact()
+        Results(source).clean(grace_seconds=0)
+    target = Results(tmp_path / "target", create=True)
+    merged = merge(target, Results(source))
+    assert everything(tmp_path / "target") == everything(source)
+    assert merged.rows["trials"] == 3 and merged.files > 0
+    state = state_of(sweep.plan, tmp_path / "target")
+    assert state.missing == [] and state.stages == []
+    again = merge(target, Results(source))
+    assert (again.rows, again.files) == ({}, 0)
+
+
+def test_two_halves_become_the_whole(sweep: SmallSweep, tmp_path: Path) -> None:
+    first, second = (shutil.copytree(sweep.root, tmp_path / name) for name in ("first", "second"))
+    ids = sorted(trial.trial_id for trial in sweep.plan.trials)
+    forget(first, ids[:1])
+    forget(second, ids[1:])
+    Results(first).compact()
+    assert len(state_of(sweep.plan, first).missing) == 1 and len(state_of(sweep.plan, second).missing) == 2
+    merge(Results(first), Results(second))
+    assert everything(first) == everything(sweep.root)
+    assert state_of(sweep.plan, first).missing == []
+
+
+def forget(root: Path, trial_ids: list[str]) -> None:
+    """Remove all parts of some trials."""
+    for folder in ("manifests", "compacted"):  # the parts are there still
+        shutil.rmtree(root / folder, ignore_errors=True)
+    results = Results(root)
+    for trial in results.read("sweeps", ["trial_id", "parts"]).to_pylist():
+        if trial["trial_id"] in trial_ids:
+            for part in trial["parts"]:
+                results.store.delete(results.folder.part_name(*part.split("/")))
+            for table in ("attempts", "checks"):
+                for key, name in list(results.folder.parts(table)):
+                    if trial["trial_id"] in str(results.read_parts(table, [key]).to_pylist()):
+                        results.store.delete(name)
+    assert not set(trial_ids) & set(Results(root).read("trials", ["trial_id"])["trial_id"].to_pylist())
+
+
+def test_tries_of_a_trial_that_both_roots_know_are_numbered_on(sweep: SmallSweep, tmp_path: Path) -> None:
+    target, source = (shutil.copytree(sweep.root, tmp_path / name) for name in ("target", "source"))
+    trial = sweep.plan.trials[0]
+    forget(target, [trial.trial_id])
+    for root, reason in ((target, "lost"), (source, "oom")):
+        record_failure(Job("small", Results(root).store, None), trial, reason, f"{reason} there", datetime.now(UTC))
+    merged = merge(Results(target), Results(source))
+    rows = [row for row in Results(target).read("attempts").to_pylist() if row["trial_id"] == trial.trial_id]
+    assert sorted((row["attempt"], row["status"], row["reason"]) for row in rows) == [
+        (1, "failed", "lost"),
+        (2, "completed", None),
+        (3, "failed", "oom"),
+    ]
+    assert merged.renumbered == 2
+    record_failure(Job("small", Results(target).store, None), trial, "lost", "and again", datetime.now(UTC))
+    assert max(Results(target).read("attempts", ["attempt"])["attempt"].to_pylist()) == 4
+
+
+def test_the_command_says_what_came_and_refuses_what_is_no_root(sweep: SmallSweep, tmp_path: Path) -> None:
+    done = invoke("merge", sweep.root, "--results", tmp_path / "new")
+    assert done.exit_code == 0 and "trials" in done.stdout and "other files copied" in done.stdout
+    assert invoke("rank", "small", "--results", tmp_path / "new").exit_code == 0
+    refused = invoke("merge", tmp_path / "nothing", "--results", tmp_path / "new")
+    assert refused.exit_code == 2 and "no results under" in refused.stderr
+    same = invoke("merge", sweep.root, "--results", sweep.root)
+    assert same.exit_code == 2 and "cannot be merged with itself" in same.stderr
