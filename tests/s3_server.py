@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-NOT_IMPLEMENTED = b"<?xml version='1.0'?><Error><Code>NotImplemented</Code><Message>A header is not implemented.</Message></Error>"
+FAULT_CODES = {"slow_down": (503, "SlowDown"), "not_implemented": (501, "NotImplemented"), "conflict": (409, "ConditionalRequestConflict")}
 FAULTS = ("reset_before", "reset_after", "slow_down", "cut", "stall")  # reset_after: carried out, but the reply is lost; cut: half of it comes
 
 
@@ -80,10 +79,11 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.proxy.stall_seconds)
         if fault == "reset_before":
             return self.hang_up()
-        if fault == "slow_down":
-            return self.answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
-        if fault == "not_implemented":
-            return self.answer(501, [("Content-Type", "application/xml")], NOT_IMPLEMENTED)
+        if fault in FAULT_CODES:
+            status, code = FAULT_CODES[fault]
+            return self.answer(
+                status, [("Content-Type", "application/xml")], f"<Error><Code>{code}</Code><Message>said so</Message></Error>".encode()
+            )
         upstream = http.client.HTTPConnection(self.proxy.server, timeout=30)
         try:
             dropped = {"expect", "connection", "transfer-encoding", "content-length", *self.proxy.without}
@@ -165,6 +165,22 @@ def s3_server() -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         yield f"{host}:{port}"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def gs_server(bucket: str) -> Iterator[str]:
+    """Start a server of Google's protocol with a bucket; give host:port. Its package is no requirement of the tests."""
+    from gcp_storage_emulator.server import create_server
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket)
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
     finally:
         server.stop()
 

@@ -114,7 +114,7 @@ class ObjectStore:
         return found >= _SMALLEST_PARQUET and (size is None or found == size)
 
     def now(self) -> float:
-        """Return the store's time, to the second, as `Stat.modified` is."""
+        """Return the server's time as `Stat.modified` has it: of S3 to the second."""
         return self._bucket.now(self._unused_key())
 
     def free_bytes(self) -> None:

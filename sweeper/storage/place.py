@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 ACCEPTED = "a folder, s3://bucket/prefix or gs://bucket/prefix"
-CONNECT_SECONDS, READ_SECONDS = 5, 60  # READ_SECONDS: how long a server may be silent; pyarrow on Linux drops it sooner
+CONNECT_SECONDS, READ_SECONDS = 5, 60  # how long a server may take to be reached, and be silent
 _OPTIONS = {"s3": ("anonymous", "endpoint_override", "region", "scheme"), "gs": ("anonymous", "endpoint_override", "scheme")}
 _CREDENTIALS = {
     "s3": "the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role)",
@@ -90,8 +90,9 @@ class Place:
         )
 
     def unreachable(self, doing: str, key: str, detail: str) -> ConnectionError:
+        tried = f", tried {attempts()} times" if self.kind == "s3" else ""
         return ConnectionError(
-            f"no answer from {self._at()} while {doing} {self.shown(key)}, tried {attempts()} times ({detail}): "
+            f"no answer from {self._at()} while {doing} {self.shown(key)}{tried} ({detail}): "
             f"look at the network and the endpoint ({_ENDPOINT[self.kind]})"
         )
 
