@@ -1,6 +1,7 @@
 """The commands that read results: rank, status, show, query, doctor, compact, merge. They import neither torch nor ray."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,11 +121,15 @@ def query(sql: Annotated[str, typer.Argument(metavar="SQL")], results: Root = DE
 def doctor(
     results: Root = DEFAULT_ROOT,
     quarantine: Annotated[bool, typer.Option("--quarantine", help="Move damaged and foreign files out of the way.")] = False,
+    cluster: Annotated[Path | None, typer.Option(metavar="FILE", help="Check a cluster file instead: of `ray up`, KubeRay or Slurm.")] = None,
 ) -> None:
-    """Name damaged and foreign files among the tables.
+    """Name damaged and foreign files among the tables; with --cluster, what is wrong with a cluster file.
 
-    Every table's file under the results root is opened. Exit status 1 if there are any, and they were not moved away.
+    Every table's file under the results root is opened. Exit status 1 if there are any, and they were not moved away. A cluster file is checked on
+    this machine, without credentials: exit status 1 if something in it would fail, hang or stand open; advice alone is status 0.
     """
+    if cluster is not None:
+        _check_cluster(cluster)
     moved = 0
     with refusing():
         store = open_results(results)
@@ -142,6 +147,18 @@ def doctor(
     elif moved:
         errors.print("the next `run` makes again what was in them", soft_wrap=True)
     raise typer.Exit(1 if rest else 0)
+
+
+def _check_cluster(path: Path) -> None:
+    with refusing():
+        from sweeper.cluster.files import check
+
+        findings = check(path)
+    for finding in findings:
+        print(finding.shown(path))
+    wrong = sum(not finding.is_advice for finding in findings)
+    errors.print(f"{path}: errors {wrong}, advice {len(findings) - wrong}", markup=False, soft_wrap=True)
+    raise typer.Exit(1 if wrong else 0)
 
 
 def compact(
