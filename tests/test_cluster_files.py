@@ -1,5 +1,6 @@
 """Every shipped cluster file passes `doctor --cluster`, and every rule finds the mistake it is for, at its line."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from sweeper.cli import app
 from sweeper.cluster import kubernetes, launcher, slurm, start_commands
 from sweeper.cluster.files import check
 from sweeper.cluster.findings import Finding
+from sweeper.cluster.known import AWS_NODE
 from sweeper.cluster.located import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +149,7 @@ MISTAKES = [
     ("slurm.start", SLURM, "\"$@\" --address auto", "\"$@\"", "srun --kill", "a Ray of its own"),
     ("slurm.start", SLURM, "--dashboard-host 127.0.0.1", "--dashboard-host 0.0.0.0", "srun --kill", "shows the dashboard"),
     ("slurm.environment", SLURM, "export RAY_AUTH_MODE=token\n", "", "srun --kill", "RAY_AUTH_MODE=token is not exported"),
-    ("slurm.environment", SLURM, "ulimit -n 65536 || true", "true", "srun --kill", "limit of open files"),
+    ("slurm.environment", SLURM, "ulimit -n 65536 2> /dev/null || ulimit -n \"$(ulimit -Hn)\"", "true", "srun --kill", "limit of open files"),
     ("slurm.syntax", SLURM, "#!/bin/bash\n", "", None, "the first line must be #!/bin/bash"),
     ("slurm.syntax", SLURM, "set -euo pipefail", "if true; then (", None, "bash cannot read this script"),
     ("slurm.to_edit", SLURM, "port=6379", "port=EDIT", "port=EDIT", "EDIT stands to be filled in"),
@@ -201,6 +203,7 @@ def test_advice_on_a_shipped_file_is_only_about_what_is_to_be_filled_in(file: st
 def test_a_planted_mistake_is_named_at_its_line_by_its_rule_alone(
     rule: str, file: str, old: str, new: str, line_has: str | None, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sweeper.cluster.validation.of_ray", lambda root: [])  # our rules alone, and in a tenth of the time
     assert not [finding for finding in unedited(file) if any(part in finding.message for part in sentence.split("|"))]
     path = edited(tmp_path, file, old, new)
     assert found(path, line_has, sentence), [finding.shown(path) for finding in check(path)]
@@ -367,3 +370,55 @@ def test_the_image_has_the_pinned_versions_and_the_package() -> None:
 @pytest.mark.parametrize("script", ["aws-iam.sh", "slurm.sbatch"])
 def test_bash_can_read_every_shipped_script(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "deploy" / script)], check=True, timeout=10)
+
+
+def test_the_roles_for_aws_give_workers_the_bucket_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "aws").write_text('#!/bin/bash\nprintf "%s\\0" "$@" >> "$CALLS"\nprintf "\\1" >> "$CALLS"\necho arn:aws:iam::1:role/sweeper-worker\n')
+    (tmp_path / "aws").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    subprocess.run(["bash", "deploy/aws-iam.sh", "our-bucket"], env=environment, check=True, capture_output=True, timeout=10)
+    calls = [call.split("\0")[:-1] for call in (tmp_path / "calls").read_text().split("\1") if call]
+    policies: dict[str, list[dict[str, object]]] = {"sweeper-worker": [], "sweeper-head": []}
+    for call in calls:
+        if call[1] == "put-role-policy":
+            options = dict(zip(call[2::2], call[3::2], strict=True))
+            policies[options["--role-name"]] += json.loads(options["--policy-document"])["Statement"]
+    assert {str(statement["Resource"]) for statement in policies["sweeper-worker"]} == {"arn:aws:s3:::our-bucket", "arn:aws:s3:::our-bucket/*"}
+    passed = [statement["Resource"] for statement in policies["sweeper-head"] if statement["Action"] == ["iam:PassRole", "iam:GetInstanceProfile"]]
+    assert passed == [["arn:aws:iam::1:role/sweeper-worker", "arn:aws:iam::*:instance-profile/sweeper-worker"]]
+    managed = [call for call in calls if call[1] == "attach-role-policy"]
+    assert [call[3] for call in managed] == ["sweeper-head"]
+
+
+@pytest.mark.slow
+def test_the_machines_of_cluster_yaml_start_on_a_simulated_ec2(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moto = pytest.importorskip("moto")
+    boto3 = pytest.importorskip("boto3")
+    import yaml
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+    from ray.autoscaler._private.util import prepare_config
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "simulated")
+    with moto.mock_aws():
+        ec2, iam = boto3.client("ec2", region_name="us-west-2"), boto3.client("iam")
+        for name in ("sweeper-head", "sweeper-worker"):
+            iam.create_instance_profile(InstanceProfileName=name)
+        image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        config = prepare_config(yaml.safe_load((ROOT / AWS).read_text().replace("ami-EDIT", image)))
+        config = AWSNodeProvider.bootstrap_config(AWSNodeProvider.fillout_available_node_types_resources(config))
+        provider, started = AWSNodeProvider(config["provider"], config["cluster_name"]), {}
+        for kind in ("head", "gpu"):
+            for node in provider.create_node(config["available_node_types"][kind]["node_config"], {}, 1).values():
+                started[kind] = ec2.describe_instances(InstanceIds=[node.id])["Reservations"][0]["Instances"][0]
+        (group,) = [one for one in ec2.describe_security_groups()["SecurityGroups"] if one["GroupName"] == "ray-autoscaler-sweeper"]
+
+        known = boto3.client("ec2", region_name="us-west-2").meta.service_model.operation_model("RunInstances").input_shape.members
+
+    assert "InstanceLifecycle" not in started["head"] and started["gpu"]["InstanceLifecycle"] == "spot"
+    profiles = {kind: instance["IamInstanceProfile"]["Arn"].rpartition("/")[2] for kind, instance in started.items()}
+    assert profiles == {"head": "sweeper-head", "gpu": "sweeper-worker"}
+    assert config["available_node_types"]["gpu"]["resources"]["GPU"] == 1
+    opened = [(rule.get("FromPort"), rule["IpRanges"]) for rule in group["IpPermissions"] if rule["IpRanges"]]
+    assert opened == [(22, [{"CidrIp": "0.0.0.0/0"}])]  # everything else is within the group
+    assert set(AWS_NODE) == set(known) | {"SubnetIds"}

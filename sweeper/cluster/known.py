@@ -1,7 +1,7 @@
 """The keys that providers know; Ray hands node_config on unread, so a misspelt one fails at the first node, or is silently nothing.
 
 EC2: the parameters of RunInstances as boto3 1.44 has them, and SubnetIds, which Ray adds. Google: the fields of an instance in compute v1.
-KubeRay: the fields of its CRDs up to 1.7. Slurm: the long options of sbatch 25.
+KubeRay: the fields of a RayJob as its reference and samples name them up to 1.7. Slurm: the long options of sbatch's manual.
 """
 
 from typing import Any
@@ -85,15 +85,12 @@ NODES = {"aws": AWS_NODE, "gcp": GCP_NODE}
 
 _RAY_CLUSTER = _keys(
     """suspend managedBy autoscalerOptions headServiceAnnotations enableInTreeAutoscaling gcsFaultToleranceOptions headGroupSpec rayVersion
-    workerGroupSpecs authOptions upgradeStrategy tlsOptions networkIsolation""",
-    autoscalerOptions=_keys(
-        "resources image imagePullPolicy securityContext idleTimeoutSeconds upscalingMode version env envFrom volumeMounts command args"
-    ),
+    workerGroupSpecs authOptions upgradeStrategy tlsOptions networkIsolation ttlSeconds""",
+    autoscalerOptions=_keys("resources image imagePullPolicy securityContext idleTimeoutSeconds upscalingMode version env envFrom volumeMounts"),
     authOptions=_keys("mode secretName enableK8sTokenAuth"),
     headGroupSpec=_keys("template headService enableIngress resources labels rayStartParams serviceType"),
     workerGroupSpecs=_keys(
-        """suspend groupName replicas minReplicas maxReplicas idleTimeoutSeconds resources labels rayStartParams template scaleStrategy numOfHosts
-        upgradeStrategy priority"""
+        """suspend groupName replicas minReplicas maxReplicas idleTimeoutSeconds resources labels rayStartParams template scaleStrategy numOfHosts"""
     ),
 )
 RAY_JOB = _keys(

@@ -43,7 +43,7 @@ def places(source: Source) -> Iterator[Finding]:
     provider, kind = source.root["provider"], provider_of(source)
     is_coordinated = kind == "local" and not provider["coordinator_address"].is_missing
     for key, reason in {} if is_coordinated else _NEEDS.get(kind, {}).items():
-        if provider[key].value in (None, "", []):
+        if provider[key].value in (None, ""):
             line = source.root.line_of("provider") if provider[key].is_missing else provider.line_of(key)
             yield Finding(line, f"provider.{key} is missing; {reason}")
     region = provider["region"].text()
