@@ -257,6 +257,32 @@ def test_yaml_that_cannot_be_read_is_a_finding_at_its_line(tmp_path: Path) -> No
     assert finding.message.startswith("no YAML: ") and finding.line > 20
 
 
+def test_an_alias_within_what_it_names_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("provider:\n  a: &a [*a]\n")
+    assert [finding.shown(Path("a.yaml")) for finding in check(tmp_path / "a.yaml")] == ["a.yaml:2: no YAML: an alias stands within what it names"]
+
+
+@pytest.mark.parametrize("file", [AWS, KUBERAY])
+@pytest.mark.parametrize("odd", [3, None, [{"b": [1]}], {"a": 3}])
+def test_a_value_of_another_kind_never_ends_the_check(file: str, odd: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.cluster.validation.of_ray", lambda root: [])
+
+    def variants(value: object) -> Iterator[object]:
+        """Yield value with each of its parts replaced by the odd one."""
+        if isinstance(value, dict):
+            yield from ({**value, key: new} for key, part in value.items() for new in [odd, *variants(part)])
+        elif isinstance(value, list):
+            yield from ([*value[:place], new, *value[place + 1 :]] for place, part in enumerate(value) for new in [odd, *variants(part)])
+
+    (document,), _ = read_yaml((ROOT / file).read_text())
+    path = tmp_path / "odd.yaml"
+    odd_ones = [variant for variant in variants(document.plain()) if isinstance(variant, dict) and variant.get("kind", "RayJob") == "RayJob"]
+    for variant in odd_ones:
+        path.write_text(json.dumps(variant))  # JSON is YAML, and quick to write
+        check(path)
+    assert len(odd_ones) > 40
+
+
 def test_values_keep_their_lines_through_anchors_and_folded_text() -> None:
     (root,), _ = read_yaml("a: &x\n  b: 1\nc: *x\nd: >-\n  one\n  two\n")
     assert (root.at("a", "b").line, root.at("c", "b").line, root["d"].line, root["d"].text()) == (2, 2, 4, "one two")

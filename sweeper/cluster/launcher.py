@@ -92,10 +92,10 @@ def mounts(source: Source) -> Iterator[Finding]:
 def node_types(source: Source) -> Iterator[Finding]:
     """Kinds of machines, how many, and what Ray believes of them."""
     types, head = source.root["available_node_types"], source.root["head_node_type"]
-    if types.value and head.text() not in types.value:
-        names = list(types.value)
-        yield Finding(source.root.line_of("head_node_type"), f"head_node_type {head.text()!r} is none of available_node_types: {', '.join(names)}"
-                      f"{nearest(head.text(), names)}")  # fmt: skip
+    names = [name for name, _ in types.items()]
+    if names and head.text() and head.text() not in names:
+        line = source.root.line_of("head_node_type")
+        yield Finding(line, f"head_node_type {head.text()!r} is none of available_node_types: {', '.join(names)}{nearest(head.text(), names)}")
     most = source.root["max_workers"].number()
     for name, node in types.items():
         least, own = node["min_workers"].number() or 0, node["max_workers"].number()

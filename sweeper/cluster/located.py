@@ -85,18 +85,21 @@ def read_yaml(text: str) -> tuple[list[Located], list[Finding]]:
     return documents, twice
 
 
-def _located(loader: Any, node: Any, twice: list[Finding]) -> Located:
+def _located(loader: Any, node: Any, twice: list[Finding], within: tuple[Any, ...] = ()) -> Located:
     line, last = node.start_mark.line + 1, node.end_mark.line + 1
+    if any(node is outer for outer in within):
+        raise yaml.MarkedYAMLError(problem="an alias stands within what it names", problem_mark=node.start_mark)
+    within = (*within, node)
     if isinstance(node, yaml.MappingNode):
         value, lines = {}, {}
         _note_twice(node, twice)
         loader.flatten_mapping(node)
         for key_node, value_node in node.value:
             key = str(loader.construct_object(key_node))
-            value[key], lines[key] = _located(loader, value_node, twice), key_node.start_mark.line + 1
+            value[key], lines[key] = _located(loader, value_node, twice, within), key_node.start_mark.line + 1
         return Located(value, line, last, key_lines=lines)
     if isinstance(node, yaml.SequenceNode):
-        return Located([_located(loader, child, twice) for child in node.value], line, last)
+        return Located([_located(loader, child, twice, within) for child in node.value], line, last)
     return Located(loader.construct_object(node), line, last)
 
 
