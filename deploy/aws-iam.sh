@@ -9,7 +9,8 @@ bucket=${1:?"usage: bash deploy/aws-iam.sh BUCKET"}
 trust='{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}]}'
 store='{"Version": "2012-10-17", "Statement": [
   {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetBucketLocation"], "Resource": "arn:aws:s3:::'$bucket'"},
-  {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], "Resource": "arn:aws:s3:::'$bucket'/*"}]}'
+  {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+   "Resource": "arn:aws:s3:::'$bucket'/*"}]}'
 
 for name in sweeper-worker sweeper-head; do
   aws iam create-role --role-name "$name" --assume-role-policy-document "$trust"
@@ -20,5 +21,6 @@ done
 
 worker=$(aws iam get-role --role-name sweeper-worker --query Role.Arn --output text)
 aws iam attach-role-policy --role-name sweeper-head --policy-arn arn:aws:iam::aws:policy/AmazonEC2FullAccess
-aws iam put-role-policy --role-name sweeper-head --policy-name workers --policy-document \
-  '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["iam:PassRole", "iam:GetInstanceProfile"], "Resource": ["'"$worker"'", "arn:aws:iam::*:instance-profile/sweeper-worker"]}]}'
+pass='{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["iam:PassRole", "iam:GetInstanceProfile"],
+  "Resource": ["'$worker'", "arn:aws:iam::*:instance-profile/sweeper-worker"]}]}'
+aws iam put-role-policy --role-name sweeper-head --policy-name workers --policy-document "$pass"
