@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper import check_results, compare_results, inspect_results, refine_results, search_results, select_results
+from sweeper import check_results, compare_results, inspect_results, operate_results, refine_results, search_results, select_results
 from sweeper.arguments import (
     DEFAULT_ROOT,
     Address,
@@ -71,7 +71,14 @@ HELP = """Run ablations of defenses that purify adversarial images, and read how
 Exit status: 0 all trials completed, 1 some failed, 2 unusable arguments, 130 interrupted (the same command continues)."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
-_READERS = (*inspect_results.COMMANDS, *check_results.COMMANDS, *compare_results.COMMANDS, *search_results.COMMANDS, report)
+_READERS = (
+    *inspect_results.COMMANDS,
+    *operate_results.COMMANDS,
+    *check_results.COMMANDS,
+    *compare_results.COMMANDS,
+    *search_results.COMMANDS,
+    report,
+)
 READING = tuple(command.__name__.replace("_", "-") for command in _READERS)
 
 

@@ -82,11 +82,11 @@ def run_plan(plan: "Plan", splits: "Splits", results: "Root", data: Path | None,
     data = data.absolute() if data else None
     with refusing():
         check_space(plan, results)
-    with _running(means, plan) as (resources, interrupted, display):
+    with _running(means, plan, plan.plan_hash, results) as (resources, interrupted, display):
         execute = inline if means.inline else _ray("executor", resources, interrupted)
         finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed, spreads_data=means.address is not None)
-    with refusing():
         state = state_of(plan, results)
+        display.state.missing = len(state.missing)
     for problem in [end for end in finished if end.status == "failed"]:
         errors.print(f"failed ({problem.reason}): {problem.message}; log: {problem.log}", style="red", markup=False, soft_wrap=True)
     if waiting := [trial for trial in state.missing if trial.key in state.failed and trial.key not in {end.key for end in finished}]:
@@ -123,7 +123,7 @@ def run_search_plan(
         offered, notes = warm_proposals(plan, results, warm) if warm else ([], [])
         for note in notes:
             errors.print(note, soft_wrap=True, markup=False)
-    with _running(means, plan.base) as (resources, interrupted, display):
+    with _running(means, plan.base, plan.search_id, results) as (resources, interrupted, display):
         execute = inline_search if means.inline else _ray("search_executor", resources, interrupted)
         searched = run_search(
             plan, splits, results, data, execute, display, warm=offered, storage=storage, retry_failed=retry_failed, gpus=resources["gpus"],
@@ -143,9 +143,11 @@ def run_search_plan(
 
 
 @contextmanager
-def _running(means: Means, plan: "Plan") -> "Iterator[tuple[dict[str, Any], threading.Event, Display]]":
+def _running(means: Means, plan: "Plan", plan_hash: str, root: Path) -> "Iterator[tuple[dict[str, Any], threading.Event, Display]]":
     """Give what a run is made with and watched by, and turn what stops it into a sentence and an exit status."""
     from sweeper.live import Display
+    from sweeper.live_file import LiveFile
+    from sweeper.root_files import PlainFiles
     from sweeper.worker import StageFailed
 
     with refusing():
@@ -158,15 +160,25 @@ def _running(means: Means, plan: "Plan") -> "Iterator[tuple[dict[str, Any], thre
             "max_concurrent": means.max_concurrent,
             "address": means.address,
         }
+        display = Display(slots=slots_of(plan, means))
+        display.state.sweep, display.state.plan_hash = plan.sweep, plan_hash
+        files = PlainFiles(root)  # the root's own store
+        told = LiveFile(display.state, files, say=lambda text: errors.print(text, style="yellow", markup=False, soft_wrap=True), stop=_interrupt)
         try:
-            with Display(slots=slots_of(plan, means)) as display:
+            with display, told:
                 yield resources, interrupted, display
         except StageFailed as error:
             errors.print(f"error: {error}; nothing can be scored without it", style="red", markup=False, soft_wrap=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            errors.print("interrupted; what was computed is stored, and the same command continues")
+            how = f"stopped by `stop` from {told.stopped_by}" if told.stopped_by else "interrupted"
+            errors.print(f"{how}; what was computed is stored, and the same command continues", soft_wrap=True)
             raise typer.Exit(130) from None
+
+
+def _interrupt() -> None:
+    """Do to the main thread what Ctrl-C does; a signal also ends a system call that it waits in."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 @contextmanager

@@ -1,8 +1,11 @@
-"""What a person sees of a running sweep: a live table on a terminal, plain lines elsewhere. Everything goes to standard error."""
+"""What a person sees of a running sweep: a live table on a terminal, plain lines elsewhere. Everything goes to standard error.
+
+Both the terminal of the run and `watch` on another machine draw the same `RunState` with the same `render`.
+"""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,41 +13,25 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.escalation import Probe
-from sweeper.plan import PlannedTrial
-from sweeper.stages import Stage
-from sweeper.worker import Finished
+from sweeper.live_state import FailedTrial, Line, Running, RunningTrial, RunState, left
+
+if TYPE_CHECKING:  # all of these import torch, which `watch` does without
+    from sweeper.escalation import Probe
+    from sweeper.plan import PlannedTrial
+    from sweeper.stages import Stage
+    from sweeper.worker import Finished
+
+BAD = "bold red"
 
 
-@dataclass
-class _Running:
-    label: str
-    seed: int
-    since: float
-    stage: str = "starting"
-    done: int = 0
-    total: int = 0
-    figures: str = ""
+class Screen:
+    """Shows a state over and over on a terminal, above it the lines that were said; elsewhere the lines alone."""
 
-
-class Display:
-    """Stages, running trials with epoch and loss, how many are finished, failures first, and the time left."""
-
-    def __init__(self, console: Console | None = None, slots: int = 1) -> None:
+    def __init__(self, draw: Callable[[], RenderableType], console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.slots = max(1, slots)
-        self._stages: dict[str, float] = {}
-        self._stage_titles: dict[str, str] = {}
-        self._probes: dict[str, float] = {}  # title -> since when
-        self._stage_total = self._stage_done = 0
-        self._running: dict[tuple[str, str], _Running] = {}
-        self._failures: list[Finished] = []
-        self._total = self._done = 0
-        self._seconds: list[float] = []
-        self._since = time.monotonic()
-        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
+        self._live = Live(get_renderable=draw, console=self.console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "Screen":
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -53,77 +40,103 @@ class Display:
         if self.console.is_terminal:
             self._live.stop()
 
-    def begin(self, title: str, stages: Sequence[Stage], num_trials: int, done: int) -> None:
+    def say(self, line: Line) -> None:
+        self.console.print(Text(line.text, style=BAD if line.is_bad else ""), soft_wrap=True)
+
+
+class Display:
+    """Stages, running trials with epoch and loss, how many are finished, failures first, and the time left. A `View`; what it knows is `state`."""
+
+    def __init__(self, console: Console | None = None, slots: int = 1) -> None:
+        self.state = RunState(slots=max(1, slots), since=time.monotonic())
+        self._screen = Screen(self._render, console)
+
+    def __enter__(self) -> "Display":
+        self._screen.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._screen.__exit__()
+
+    def begin(self, title: str, stages: "Sequence[Stage]", num_trials: int, done: int) -> None:
         """Say what is to come; num_trials is an estimate for a search, whose trials are decided as it goes."""
-        self._stage_total, self._total = len(stages), num_trials
-        words = f"{title}: {num_trials} trials to run"
-        self.console.print(f"{words}, {done} stored already, {len(stages)} shared stages to make", highlight=False, soft_wrap=True)
+        state = self.state
+        state.title, state.stages_total, state.total, state.stored = title, len(stages), num_trials, done
+        self._say(f"{title}: {num_trials} trials to run, {done} stored already, {len(stages)} shared stages to make")
 
-    def stage_started(self, stage: Stage) -> None:
-        self._stages[stage.key] = time.monotonic()
-        self._stage_titles[stage.key] = stage.title
+    def stage_started(self, stage: "Stage") -> None:
+        self.state.stages[stage.key] = Running(stage.title, time.monotonic())
 
-    def stage_ended(self, stage: Stage) -> None:
-        seconds = time.monotonic() - self._stages.pop(stage.key)
-        self._stage_done += 1
-        self._line(f"[{self._stage_done}/{self._stage_total}] {stage.title}: {seconds:.1f} s")
+    def stage_ended(self, stage: "Stage") -> None:
+        seconds = time.monotonic() - self.state.stages.pop(stage.key).since
+        self.state.stages_done += 1
+        self._say(f"[{self.state.stages_done}/{self.state.stages_total}] {stage.title}: {seconds:.1f} s")
 
-    def trial_progress(self, trial: PlannedTrial, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        running = self._running.setdefault(trial.key, _Running(trial.label, trial.config.seed, time.monotonic()))
-        running.stage, running.done, running.total = stage, done, total
-        running.figures = f"loss {figures['loss']:.4f}" if "loss" in figures else ""
+    def trial_progress(self, trial: "PlannedTrial", stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        key = "/".join(trial.key)
+        if key not in self.state.running:
+            self.state.running[key] = RunningTrial(trial.label, trial.config.seed, trial.trial_id, time.monotonic())
+        running = self.state.running[key]
+        running.stage, running.done, running.total, running.figures = stage, done, total, dict(figures)
 
-    def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None:
-        self._running.pop(trial.key, None)
-        self._done += 1
-        self._total = max(self._total, self._done)  # a search's is an estimate
-        self._seconds.append(finished.seconds)
-        count = f"[{self._done}/{self._total}] {trial.label}, seed {trial.config.seed}"
+    def trial_ended(self, trial: "PlannedTrial", finished: "Finished") -> None:
+        state = self.state
+        state.running.pop("/".join(trial.key), None)
+        state.done += 1
+        state.total = max(state.total, state.done)  # a search's is an estimate
+        state.trial_seconds += finished.seconds
+        count = f"[{state.done}/{state.total}] {trial.label}, seed {trial.config.seed}"
         if finished.status == "completed":
             adaptive = finished.figures.get("adaptive_accuracy")
             shown = f"clean {100 * finished.figures['clean_accuracy']:.1f} %"
             shown += f", adaptive {100 * adaptive:.1f} %" if adaptive is not None else ""
-            self._line(f"{count}: {shown}, {finished.seconds:.0f} s{self._left()}")
+            self._say(f"{count}: {shown}, {finished.seconds:.0f} s{left(state)}")
         else:
-            self._failures.append(finished)
-            self._line(f"{count}: FAILED ({finished.reason}): {finished.message}; log: {finished.log}", style="bold red")
+            state.fail(FailedTrial(trial.label, trial.config.seed, trial.trial_id, finished.reason, finished.message, finished.log))
+            self._say(f"{count}: FAILED ({finished.reason}): {finished.message}; log: {finished.log}", is_bad=True)
 
-    def probe_started(self, probe: Probe) -> None:
-        self._probes[probe.title] = time.monotonic()
+    def probe_started(self, probe: "Probe") -> None:
+        self.state.probes[probe.title] = Running(probe.title, time.monotonic())
 
-    def probe_ended(self, probe: Probe, problem: str | None) -> None:
-        seconds = time.monotonic() - self._probes.pop(probe.title)
-        self._line(problem or f"{probe.title}: {seconds:.1f} s", style="bold red" if problem else None)
+    def probe_ended(self, probe: "Probe", problem: str | None) -> None:
+        seconds = time.monotonic() - self.state.probes.pop(probe.title).since
+        self._say(problem or f"{probe.title}: {seconds:.1f} s", is_bad=problem is not None)
 
-    def _left(self) -> str:
-        rest = self._total - self._done
-        if not rest or not self._seconds:
-            return ""
-        seconds = rest * sum(self._seconds) / len(self._seconds) / self.slots
-        return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
-
-    def _line(self, text: str, style: str | None = None) -> None:
-        self.console.print(Text(text, style=style or ""), soft_wrap=True)
+    def _say(self, text: str, is_bad: bool = False) -> None:
+        line = Line(text, is_bad)
+        self.state.say(line)
+        self._screen.say(line)
 
     def _render(self) -> RenderableType:
-        parts: list[RenderableType] = []
-        for failure in self._failures[-3:]:
-            parts.append(Text(f"failed ({failure.reason}): {failure.message}", style="bold red"))
-        if self._stages:
-            now = time.monotonic()
-            names = ", ".join(f"{self._stage_titles[key]} {now - since:.0f} s" for key, since in self._stages.items())
-            parts.append(Text(f"shared stages {self._stage_done}/{self._stage_total}: {names}"))
-        if self._probes:
-            parts.append(Text("checks of the reference and the best row: " + ", ".join(self._probes)))
-        if self._running:
-            table = Table(box=None, pad_edge=False)
-            for title in ("trial", "seed", "stage", "progress", "", "seconds"):
-                table.add_column(title)
-            for running in self._running.values():
-                bar = ProgressBar(total=max(1, running.total), completed=running.done, width=16)
-                seconds = f"{time.monotonic() - running.since:.0f}"
-                table.add_row(running.label, str(running.seed), f"{running.stage} {running.done}/{running.total}", bar, running.figures, seconds)
-            parts.append(table)
-        elapsed = time.monotonic() - self._since
-        parts.append(Text(f"{self._done}/{self._total} finished, {len(self._failures)} failed, {elapsed:.0f} s{self._left()}"))
-        return Group(*parts)
+        return render(self.state.snapshot(), time.monotonic())
+
+
+def render(state: RunState, now: float, note: str = "") -> RenderableType:
+    """Return what a run does now, for a terminal; now: the monotonic clock that the state is in, note: a last line."""
+    parts: list[RenderableType] = []
+    for failure in state.failures:
+        parts.append(Text(f"failed ({failure.reason}): {failure.message}", style=BAD))
+    if state.stages:
+        names = ", ".join(f"{stage.title} {now - stage.since:.0f} s" for stage in state.stages.values())
+        parts.append(Text(f"shared stages {state.stages_done}/{state.stages_total}: {names}"))
+    if state.probes:
+        parts.append(Text("checks of the reference and the best row: " + ", ".join(state.probes)))
+    if state.running:
+        parts.append(_trials(state, now))
+    parts.append(Text(f"{state.done}/{state.total} finished, {state.failed} failed, {now - state.since:.0f} s{left(state)}"))
+    if note:
+        parts.append(Text(note, style=BAD))
+    return Group(*parts)
+
+
+def _trials(state: RunState, now: float) -> Table:
+    table = Table(box=None, pad_edge=False)
+    has_hosts = any(running.host for running in state.running.values())
+    for title in ("trial", "seed", "stage", "progress", "", "seconds", *(["host"] if has_hosts else [])):
+        table.add_column(title)
+    for running in state.running.values():
+        bar = ProgressBar(total=max(1, running.total), completed=running.done, width=16)
+        figures = f"loss {running.figures['loss']:.4f}" if "loss" in running.figures else ""
+        cells = [f"{running.stage} {running.done}/{running.total}", bar, figures, f"{now - running.since:.0f}"]
+        table.add_row(running.label, str(running.seed), *cells, *([running.host or ""] if has_hosts else []))
+    return table

@@ -1,0 +1,199 @@
+"""The commands for a sweep that runs elsewhere: watch, stop. They need nothing but its results root, and import neither torch nor ray."""
+
+import json
+import socket
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.arguments import DEFAULT_ROOT, Root, errors, refusing
+from sweeper.inspect_results import open_results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from sweeper.live import Screen
+    from sweeper.root_files import Files
+    from sweeper.watching import Heard
+
+Sweep = Annotated[str, typer.Argument(metavar="SPACE", help="The search space that runs.")]
+POLL = 1.0  # seconds between two looks at the root
+
+
+def files_of(root: "Path") -> "Files":
+    """Return the files under a results root. Raises ValueError if there are no results."""
+    from sweeper.root_files import PlainFiles
+
+    open_results(root)
+    return PlainFiles(root)  # the root's own store
+
+
+def watch(
+    sweep: Sweep,
+    results: Root = DEFAULT_ROOT,
+    once: Annotated[bool, typer.Option("--once", help="Print what is known now, and stop.")] = False,
+    wait: Annotated[float, typer.Option("--wait", min=0, metavar="SECONDS", help="Wait so long for a run to begin.")] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="The state as one line of JSON whenever it changes, on standard output.")] = False,
+) -> None:
+    """Watch a sweep that runs elsewhere, until it ends.
+
+    From any machine that can read the results root. Shows what its own terminal shows, at most a few seconds later. Exit status: the run's own.
+    """
+    from sweeper.live_state import sweep_of
+
+    with refusing():
+        files, name = files_of(results), sweep_of(sweep)
+        heard = _first(files, name, wait)
+        if as_json:
+            heard = _print_json(files, heard, once)
+        elif once:
+            _print_once(heard)
+        else:
+            heard = _show(files, heard)
+    raise typer.Exit(heard.state.exit_status or 0)
+
+
+def _first(files: "Files", sweep: str, wait: float) -> "Heard":
+    """Return the run to watch: the one that goes on, or, if none begins within so many seconds, the one that ended last."""
+    from sweeper.watching import run_of, seen
+
+    deadline = time.monotonic() + wait
+    while True:
+        heard = run_of(files, sweep)
+        if (heard is not None and heard.is_alive) or time.monotonic() >= deadline:
+            break
+        time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
+    if heard is None:
+        raise ValueError(seen(files, sweep))
+    return heard
+
+
+def _next(files: "Files", heard: "Heard") -> "Heard":
+    from sweeper.watching import listen
+
+    time.sleep(POLL)
+    return listen(files, heard.name, heard) or heard
+
+
+def _show(files: "Files", heard: "Heard") -> "Heard":
+    """Show a run until it ends: on a terminal what its own terminal shows, else the lines that it says."""
+    from sweeper.live import Screen, render
+    from sweeper.live_state import Line
+
+    current = heard
+
+    def draw() -> "RenderableType":
+        return render(current.state, time.monotonic(), current.warning)
+
+    state = heard.state
+    has_warned = False
+    with Screen(draw, errors) as screen:
+        screen.say(Line(f"{state.sweep} on {state.host} (process {state.pid}) since {state.started[:19].replace('T', ' ')} UTC"))
+        said = max(0, state.said - len(state.lines))  # what was said before is no gap
+        while True:
+            said = _say_new(screen, current, said)
+            if not current.state.is_running:
+                break
+            if current.is_silent and not has_warned and not errors.is_terminal:
+                screen.say(Line(current.warning, is_bad=True))
+            has_warned = current.is_silent
+            current = _next(files, current)
+    _say_end(current)
+    return current
+
+
+def _say_new(screen: "Screen", heard: "Heard", said: int) -> int:
+    from sweeper.live_state import Line, new_lines
+
+    lines, lost = new_lines(heard.state, said)
+    if lost:
+        screen.say(Line(f"… {lost} lines that came faster than they were read"))
+    for line in lines:
+        screen.say(line)
+    return heard.state.said
+
+
+def _say_end(heard: "Heard") -> None:
+    from sweeper.live_state import duration
+
+    ago = f", {duration(heard.silence)} ago" if heard.silence > 60 else ""
+    errors.print(f"the run on {heard.state.host} has ended{ago}: {heard.end}", soft_wrap=True, markup=False)
+
+
+def _print_once(heard: "Heard") -> None:
+    from rich.console import Console
+
+    from sweeper.live import render
+
+    Console(highlight=False).print(render(heard.state, heard.at if not heard.state.is_running else time.monotonic(), heard.warning))
+    if not heard.state.is_running:
+        _say_end(heard)
+
+
+def _print_json(files: "Files", heard: "Heard", once: bool) -> "Heard":
+    """Print a run's state, each time as a line with `silence`, the seconds since it was written."""
+    shown = ""
+    while True:
+        values = json.loads(files.read(heard.name))
+        if heard.identity != shown or heard.is_silent:
+            print(json.dumps({**values, "silence": round(heard.silence, 1)}), flush=True)
+            shown = heard.identity
+        if once or not heard.state.is_running:
+            return heard
+        heard = _next(files, heard)
+
+
+def stop(
+    sweep: Sweep,
+    results: Root = DEFAULT_ROOT,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait so long for the run to end.")] = 60.0,
+    host: Annotated[str | None, typer.Option("--from", hidden=True)] = None,
+) -> None:
+    """Stop a sweep that runs elsewhere, as Ctrl-C would there.
+
+    What was computed is stored, and running again continues. Returns when the run has ended. Exit status: 0 also if none runs, 1 if the run has not
+    ended within --timeout; it still will when it hears of it.
+    """
+    from sweeper.live_file import STOP_FOLDER
+    from sweeper.live_state import duration, file_name, sweep_of
+    from sweeper.watching import listen, run_of, seen
+
+    with refusing():
+        files, name = files_of(results), sweep_of(sweep)
+        heard = run_of(files, name)
+        if heard is None:
+            errors.print(f"{seen(files, name)}, so there is none to stop", soft_wrap=True, markup=False)
+            return
+        state = heard.state
+        if not state.is_running:
+            errors.print(
+                f"no run of {state.sweep} goes on: the last one, on {state.host}, has ended {duration(heard.silence)} ago: {heard.end}",
+                soft_wrap=True, markup=False,
+            )  # fmt: skip
+            return
+        request = file_name(state.sweep, STOP_FOLDER)
+        asked = {"run": state.run, "host": host or socket.gethostname(), "asked": datetime.now(UTC).isoformat(timespec="seconds")}
+        files.replace(request, json.dumps(asked).encode())
+        if heard.warning:
+            errors.print(f"{state.sweep}: {heard.warning}", style="yellow", soft_wrap=True, markup=False)
+        deadline = time.monotonic() + timeout
+        while heard.state.is_running and heard.state.run == state.run and time.monotonic() < deadline:
+            time.sleep(0.25)
+            heard = listen(files, heard.name, heard) or heard
+        if not heard.state.is_running or heard.state.run != state.run:
+            files.delete(request)  # it may have ended by itself
+            how = heard.end if heard.state.run == state.run else "ended, and another one has begun"
+            errors.print(f"{state.sweep} on {state.host} (process {state.pid}): {how}; `run` again continues", soft_wrap=True, markup=False)
+            return
+    errors.print(
+        f"{state.sweep} on {state.host} (process {state.pid}) has not ended within {timeout:g} s, last heard of {duration(heard.silence)} ago; "
+        "it stops when it hears of it", style="red", soft_wrap=True, markup=False,
+    )  # fmt: skip
+    raise typer.Exit(1)
+
+
+COMMANDS = (watch, stop)
