@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper import check_results, compare_results, inspect_results, operate_results, refine_results, search_results, select_results
+from sweeper import check_results, compare_results, inspect_results, log_results, operate_results, refine_results, search_results, select_results
 from sweeper.arguments import (
     DEFAULT_ROOT,
     Address,
@@ -74,6 +74,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 _READERS = (
     *inspect_results.COMMANDS,
     *operate_results.COMMANDS,
+    *log_results.COMMANDS,
     *check_results.COMMANDS,
     *compare_results.COMMANDS,
     *search_results.COMMANDS,
