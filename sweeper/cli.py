@@ -37,10 +37,12 @@ from sweeper.arguments import (
     read_arguments,
     refusing,
 )  # fmt: skip
+from sweeper.detach import check_detached, submit_and_say
 from sweeper.execution import Means, print_plan, run_plan, slots_of
 from sweeper.export_results import export
 from sweeper.inspect_results import rank, status
 from sweeper.manage_data import data_app
+from sweeper.on_head import on_head
 from sweeper.report.command import report
 from sweeper.reproduce_results import reproduce
 from sweeper.search_results import (
@@ -80,11 +82,13 @@ _READERS = (
     *search_results.COMMANDS,
     report,
 )
+ON_HEAD = (inspect_results.rank, inspect_results.status, inspect_results.show, *operate_results.COMMANDS, *log_results.COMMANDS)  # take --address
 READING = tuple(command.__name__.replace("_", "-") for command in _READERS)
 
 
 @app.command()
 def run(
+    context: typer.Context,
     space: Space,
     dataset: Dataset = None,
     data: Data = None,
@@ -110,6 +114,7 @@ def run(
     search_seed: SearchSeed = None,
     storage: Storage = None,
     warm_start: WarmStart = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit it to the cluster's head, --address http://HEAD:8265, and return.")] = False,
 ) -> None:
     """Run what is missing of a search space, then rank it; a search ends in its Pareto set.
 
@@ -118,12 +123,17 @@ def run(
     means = Means(inline, address, cpus_per_trial, gpus_per_trial, max_concurrent)
     options = SearchOptions(trials, minutes, gpu_hours, sampler, scheduler, search_seed, storage, tuple(warm_start or ()))
     with refusing():
-        asked = read_arguments(space, dataset, data, scale, settings, epsilons, cpus_per_trial)
+        check_detached(address, detach=detach, inline=inline)
+        here = data if not detach or (data is not None and data.is_dir()) else None  # the head's folder need not be one of this machine
+        asked = read_arguments(space, dataset, here, scale, settings, epsilons, cpus_per_trial)
     if asked.is_search:
         with refusing():
             search = make_search(asked, evaluation, seeds, split, options)
             if dry_run:
                 _print_search(search, results, "table", None)
+                return
+            if detach:
+                submit_and_say(context, search.sweep, search.search_id)
                 return
         raise typer.Exit(run_and_print(asked, search, results, data, means, options, retry_failed=retry_failed))
     with refusing():
@@ -131,6 +141,9 @@ def run(
         plan = make_plan(asked, evaluation, seeds, split)
         if dry_run:
             print_plan(plan, results, "table")
+            return
+        if detach:
+            submit_and_say(context, plan.sweep, plan.plan_hash)
             return
     state = run_plan(plan, asked.splits, results, data, means, retry_failed=retry_failed)
     if plan.evaluation.name == "quick":
@@ -204,7 +217,9 @@ def trial(config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="A 
         raise typer.Exit(1)
 
 
-for _command in (*_READERS, *select_results.COMMANDS, *refine_results.COMMANDS):
+for _command in _READERS:
+    app.command()(on_head(_command) if _command in ON_HEAD else _command)
+for _command in (*select_results.COMMANDS, *refine_results.COMMANDS):
     app.command()(_command)
 app.command()(reproduce)
 app.command()(export)

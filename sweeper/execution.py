@@ -129,7 +129,8 @@ def run_search_plan(
             plan, splits, results, data, execute, display, warm=offered, storage=storage, retry_failed=retry_failed, gpus=resources["gpus"],
             spreads_data=means.address is not None, warn=lambda text: errors.print(text, style="red", soft_wrap=True, markup=False),
         )  # fmt: skip
-    failed = [standing for standing in searched.search.standings if standing.failure is not None]
+        failed = [standing for standing in searched.search.standings if standing.failure is not None]
+        display.state.missing = len(failed)
     for standing in failed[:_NAMED]:
         errors.print(
             f"failed: {standing.suggestion.label}: {standing.failure and standing.failure.message}", style="red", soft_wrap=True, markup=False
@@ -191,6 +192,7 @@ def _interruptible() -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray starts the processes of its jobs with it blocked
     try:
         yield interrupted
     finally:

@@ -102,10 +102,17 @@ def adopt(path: str) -> str:
     name = f"file:{place.stem}@{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     _sources[name] = source
     _origin[name] = str(place.resolve())
+    _given[path] = source
     return name
 
 
 _origin: dict[str, str] = {}
+_given: dict[str, str] = {}
+
+
+def own_files() -> dict[str, str]:
+    """Return the sources of the user's files that this process has read so far, by their paths as they were given."""
+    return dict(_given)
 
 
 def sources() -> dict[str, str]:

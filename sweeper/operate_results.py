@@ -12,6 +12,7 @@ from sweeper.arguments import DEFAULT_ROOT, Root, errors, refusing
 from sweeper.inspect_results import open_results
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from rich.console import RenderableType
@@ -53,7 +54,7 @@ def watch(
         elif once:
             _print_once(heard)
         else:
-            heard = _show(files, heard)
+            heard = show(_followed(files, heard)) or heard
     raise typer.Exit(heard.state.exit_status or 0)
 
 
@@ -72,37 +73,42 @@ def _first(files: "Files", sweep: str, wait: float) -> "Heard":
     return heard
 
 
-def _next(files: "Files", heard: "Heard") -> "Heard":
+def _followed(files: "Files", heard: "Heard") -> "Iterator[Heard]":
+    """Yield what is known of a run, again and again until it has ended."""
     from sweeper.watching import listen
 
-    time.sleep(POLL)
-    return listen(files, heard.name, heard) or heard
+    yield heard
+    while heard.state.is_running:
+        time.sleep(POLL)
+        heard = listen(files, heard.name, heard) or heard
+        yield heard
 
 
-def _show(files: "Files", heard: "Heard") -> "Heard":
-    """Show a run until it ends: on a terminal what its own terminal shows, else the lines that it says."""
+def show(states: "Iterator[Heard]") -> "Heard | None":
+    """Show a run until it ends, and return its end: on a terminal what its own terminal shows, else the lines that it says."""
     from sweeper.live import Screen, render
     from sweeper.live_state import Line
 
-    current = heard
+    first = next(states, None)
+    if first is None:
+        return None
+    current = first
 
     def draw() -> "RenderableType":
         return render(current.state, time.monotonic(), current.warning)
 
-    state = heard.state
-    has_warned = False
+    state, has_warned = current.state, False
+    said = max(0, state.said - len(state.lines))  # what was said before is no gap
     with Screen(draw, errors) as screen:
         screen.say(Line(f"{state.sweep} on {state.host} (process {state.pid}) since {state.started[:19].replace('T', ' ')} UTC"))
-        said = max(0, state.said - len(state.lines))  # what was said before is no gap
-        while True:
+        said = _say_new(screen, current, said)
+        for current in states:
             said = _say_new(screen, current, said)
-            if not current.state.is_running:
-                break
             if current.is_silent and not has_warned and not errors.is_terminal:
                 screen.say(Line(current.warning, is_bad=True))
             has_warned = current.is_silent
-            current = _next(files, current)
-    _say_end(current)
+    if not current.state.is_running:
+        _say_end(current)
     return current
 
 
@@ -137,14 +143,14 @@ def _print_once(heard: "Heard") -> None:
 def _print_json(files: "Files", heard: "Heard", once: bool) -> "Heard":
     """Print a run's state, each time as a line with `silence`, the seconds since it was written."""
     shown = ""
-    while True:
-        values = json.loads(files.read(heard.name))
+    for current in _followed(files, heard):
+        heard = current
         if heard.identity != shown or heard.is_silent:
-            print(json.dumps({**values, "silence": round(heard.silence, 1)}), flush=True)
+            print(json.dumps({**json.loads(files.read(heard.name)), "silence": round(heard.silence, 1)}), flush=True)
             shown = heard.identity
-        if once or not heard.state.is_running:
-            return heard
-        heard = _next(files, heard)
+        if once:
+            break
+    return heard
 
 
 def stop(

@@ -49,7 +49,7 @@ class Heard:
     def end(self) -> str:
         """Return how a run ended, in a sentence's words."""
         state = self.state
-        counts = f"{state.done}/{state.total} trials ended, {state.failed} failed" + (f", {state.missing} missing" if state.missing else "")
+        counts = f"{state.done}/{state.total} trials ended, {state.failed} failed" + (f", {state.missing} not completed" if state.missing else "")
         how = {"stopped": state.message, "failed": f"failed: {state.message}"}.get(state.status, state.status)
         return f"{how} ({counts})"
 

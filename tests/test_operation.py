@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -301,7 +302,11 @@ def test_a_run_that_is_stopped_from_elsewhere_ends_like_one_that_is_interrupted_
     space, root = tmp_path / "long.py", tmp_path / "results"
     space.write_text(SPACE)
     run = [sys.executable, "-m", "sweeper", "run", str(space), "--inline", "--results", str(root), *SIZES]
-    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as Ray does to the processes of its jobs
+
+    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=block)
     try:
         heard = wait_for(lambda: _alive(root) or process.poll() is not None, 120)
         assert process.poll() is None and heard
