@@ -144,11 +144,11 @@ def run_search_plan(
 
 
 @contextmanager
-def _running(means: Means, plan: "Plan", plan_hash: str, root: Path) -> "Iterator[tuple[dict[str, Any], threading.Event, Display]]":
+def _running(means: Means, plan: "Plan", plan_hash: str, root: "Root") -> "Iterator[tuple[dict[str, Any], threading.Event, Display]]":
     """Give what a run is made with and watched by, and turn what stops it into a sentence and an exit status."""
     from sweeper.live import Display
     from sweeper.live_file import LiveFile
-    from sweeper.root_files import PlainFiles
+    from sweeper.storage import open_store
     from sweeper.worker import StageFailed
 
     with refusing():
@@ -163,8 +163,9 @@ def _running(means: Means, plan: "Plan", plan_hash: str, root: Path) -> "Iterato
         }
         display = Display(slots=slots_of(plan, means))
         display.state.sweep, display.state.plan_hash = plan.sweep, plan_hash
-        files = PlainFiles(root)  # the root's own store
-        told = LiveFile(display.state, files, say=lambda text: errors.print(text, style="yellow", markup=False, soft_wrap=True), stop=_interrupt)
+        told = LiveFile(
+            display.state, open_store(root), say=lambda text: errors.print(text, style="yellow", markup=False, soft_wrap=True), stop=_interrupt
+        )
         try:
             with display, told:
                 yield resources, interrupted, display

@@ -68,7 +68,6 @@ def status(
     With a SPACE: its failed trials first, with reason, message and log, then the missing, then the completed.
     """
     from sweeper.inspection import overview, trial_states
-    from sweeper.root_files import PlainFiles
     from sweeper.stored_plans import latest_plan, split_of
     from sweeper.watching import note_of
 
@@ -82,7 +81,7 @@ def status(
             planned = latest_plan(store, sweep, plan_hash=plan_hash)
             words = ", validation images" if split_of(store, planned) == "validation" else ""
             title = f"{sweep}{words}: {sum(row['status'] == 'completed' for row in rows)} of {len(rows)} trials completed"
-            print_rows(rows, format, title=title, notes=note_of(PlainFiles(results), planned[0]["sweep"]))  # the root's own store
+            print_rows(rows, format, title=title, notes=note_of(store.folder.store, planned[0]["sweep"]))
 
 
 def show(trial_id: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or its first characters.")], results: Root = DEFAULT_ROOT,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sweeper.live_state import RunState, encode, file_name
 
 if TYPE_CHECKING:
-    from sweeper.root_files import Files
+    from sweeper.storage import Store
 
 STOP_FOLDER = "stop"
 PERIOD = 2.0  # seconds between two writes into a folder
@@ -35,7 +35,7 @@ class LiveFile:
         period: Seconds between two writes, and within which a request to stop is heard.
     """
 
-    def __init__(self, state: RunState, files: "Files", *, say: Callable[[str], None], stop: Callable[[], None], period: float | None = None) -> None:
+    def __init__(self, state: RunState, files: "Store", *, say: Callable[[str], None], stop: Callable[[], None], period: float | None = None) -> None:
         state.run, state.host, state.pid, state.started = uuid.uuid4().hex[:12], socket.gethostname(), os.getpid(), _now()
         self.stopped_by: str | None = None  # the host that asked
         self._state, self._files, self._say, self._stop = state, files, say, stop

@@ -9,12 +9,11 @@ import typer
 
 from sweeper.arguments import DEFAULT_ROOT, Root, errors, refusing
 from sweeper.inspect_results import open_results
-from sweeper.operate_results import POLL, files_of
+from sweeper.operate_results import POLL
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sweeper.root_files import Files
+    from sweeper.results import Results
+    from sweeper.storage import Store
 
 LOGS = "logs"
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO COMPLETED|ERROR|[A-Z]+)", re.MULTILINE)
@@ -33,9 +32,10 @@ def logs(
     From any machine that can read the results root, wherever the trial runs.
     """
     with refusing():
-        files = files_of(results)
-        found = _log_of(files, results, trial_id)
-        errors.print(f"{files.url}/{found[0]}" + (f" (also {', '.join(found[1:])})" if found[1:] else ""), soft_wrap=True, markup=False)
+        store = open_results(results)
+        files = store.folder.store
+        found = _log_of(files, store, trial_id)
+        errors.print(files.shown(found[0]) + (f" (also {', '.join(found[1:])})" if found[1:] else ""), soft_wrap=True, markup=False)
         text = _text(files, found[0])
         written = text.splitlines(keepends=True)
         _write("".join(written if lines is None else written[max(0, len(written) - lines) :]))
@@ -43,7 +43,7 @@ def logs(
             _follow(files, found[0], text)
 
 
-def _log_of(files: "Files", root: "Path", first_characters: str) -> list[str]:
+def _log_of(files: "Store", results: "Results", first_characters: str) -> list[str]:
     """Return the logs of the trial that begins with these characters, the one that was written last before the others.
 
     Raises:
@@ -60,18 +60,18 @@ def _log_of(files: "Files", root: "Path", first_characters: str) -> list[str]:
     if len(there) == 1:
         (found,) = there.values()
         return sorted(found, key=lambda name: _modified(files, name), reverse=True)
-    name = trial_named(open_results(root), first_characters)
+    name = trial_named(results, first_characters)
     if name not in there:
         raise ValueError(f"trial {name} has no log under {files.url}: it has not begun")
     return sorted(there[name], key=lambda name: _modified(files, name), reverse=True)
 
 
-def _modified(files: "Files", name: str) -> float:
+def _modified(files: "Store", name: str) -> float:
     found = files.stat(name)
     return 0.0 if found is None else found.modified
 
 
-def _text(files: "Files", name: str) -> str:
+def _text(files: "Store", name: str) -> str:
     return files.read(name).decode("utf-8", "replace")
 
 
@@ -80,7 +80,7 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _follow(files: "Files", name: str, text: str) -> None:
+def _follow(files: "Store", name: str, text: str) -> None:
     """Print what is added to a log until its trial or the run has ended; a log that was begun anew is printed from its start."""
     from sweeper.live_state import FOLDER
     from sweeper.watching import listen

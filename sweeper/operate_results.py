@@ -13,24 +13,15 @@ from sweeper.inspect_results import open_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rich.console import RenderableType
 
     from sweeper.live import Screen
-    from sweeper.root_files import Files
+    from sweeper.storage import Store
     from sweeper.watching import Heard
 
 Sweep = Annotated[str, typer.Argument(metavar="SPACE", help="The search space that runs.")]
 POLL = 1.0  # seconds between two looks at the root
-
-
-def files_of(root: "Path") -> "Files":
-    """Return the files under a results root. Raises ValueError if there are no results."""
-    from sweeper.root_files import PlainFiles
-
-    open_results(root)
-    return PlainFiles(root)  # the root's own store
 
 
 def watch(
@@ -47,7 +38,7 @@ def watch(
     from sweeper.live_state import sweep_of
 
     with refusing():
-        files, name = files_of(results), sweep_of(sweep)
+        files, name = open_results(results).folder.store, sweep_of(sweep)
         heard = _first(files, name, wait)
         if as_json:
             heard = _print_json(files, heard, once)
@@ -58,7 +49,7 @@ def watch(
     raise typer.Exit(heard.state.exit_status or 0)
 
 
-def _first(files: "Files", sweep: str, wait: float) -> "Heard":
+def _first(files: "Store", sweep: str, wait: float) -> "Heard":
     """Return the run to watch: the one that goes on, or, if none begins within so many seconds, the one that ended last."""
     from sweeper.watching import run_of, seen
 
@@ -73,7 +64,7 @@ def _first(files: "Files", sweep: str, wait: float) -> "Heard":
     return heard
 
 
-def _followed(files: "Files", heard: "Heard") -> "Iterator[Heard]":
+def _followed(files: "Store", heard: "Heard") -> "Iterator[Heard]":
     """Yield what is known of a run, again and again until it has ended."""
     from sweeper.watching import listen
 
@@ -140,7 +131,7 @@ def _print_once(heard: "Heard") -> None:
         _say_end(heard)
 
 
-def _print_json(files: "Files", heard: "Heard", once: bool) -> "Heard":
+def _print_json(files: "Store", heard: "Heard", once: bool) -> "Heard":
     """Print a run's state, each time as a line with `silence`, the seconds since it was written."""
     shown = ""
     for current in _followed(files, heard):
@@ -169,7 +160,7 @@ def stop(
     from sweeper.watching import listen, run_of, seen
 
     with refusing():
-        files, name = files_of(results), sweep_of(sweep)
+        files, name = open_results(results).folder.store, sweep_of(sweep)
         heard = run_of(files, name)
         if heard is None:
             errors.print(f"{seen(files, name)}, so there is none to stop", soft_wrap=True, markup=False)

@@ -10,7 +10,7 @@ from sweeper.lookup import nearest
 from sweeper.stored_plans import FRONT, REFINED, SELECTED
 
 if TYPE_CHECKING:
-    from sweeper.root_files import Files
+    from sweeper.storage import Store
 
 SILENT = 30.0  # seconds after which a run that has written nothing may be dead
 FOLLOWERS = (FRONT, REFINED, SELECTED, REFINED + SELECTED)  # the sweeps that one command may run after another
@@ -54,7 +54,7 @@ class Heard:
         return f"{how} ({counts})"
 
 
-def listen(files: "Files", name: str, before: Heard | None = None) -> Heard | None:
+def listen(files: "Store", name: str, before: Heard | None = None) -> Heard | None:
     """Return what the file of a run says now, None if there is none.
 
     Args:
@@ -75,17 +75,17 @@ def listen(files: "Files", name: str, before: Heard | None = None) -> Heard | No
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f"{files.url}/{name} is damaged: {error}; the next `run` writes it anew") from error
+        raise ValueError(f"{files.shown(name)} is damaged: {error}; the next `run` writes it anew") from error
 
 
-def _now(files: "Files") -> float:
+def _now(files: "Store") -> float:
     try:
         return files.now()
     except OSError:  # a root that can only be read has no clock to ask; ours is near it
         return time.time()
 
 
-def run_of(files: "Files", sweep: str) -> Heard | None:
+def run_of(files: "Store", sweep: str) -> Heard | None:
     """Return the run of a sweep, or one that goes on under its name (a search's Pareto set, what `refine` runs) while the sweep itself does not."""
     there = set(files.names(FOLDER))
     names = [name for name in dict.fromkeys(file_name(sweep + follower) for follower in ("", *FOLLOWERS)) if name.rpartition("/")[2] in there]
@@ -93,14 +93,14 @@ def run_of(files: "Files", sweep: str) -> Heard | None:
     return next((heard for heard in found if heard.is_alive), found[0] if found and found[0].name == file_name(sweep) else None)
 
 
-def seen(files: "Files", sweep: str) -> str:
+def seen(files: "Store", sweep: str) -> str:
     """Return what to say of a sweep of which no run was seen."""
     known = [name.removesuffix(".json") for name in files.names(FOLDER) if name.endswith(".json")]
     there = f"; there are runs of: {', '.join(known)}" if known else ""
     return f"no run of {sweep!r} was seen under {files.url}{nearest(stem_of(sweep), known)}{there}"
 
 
-def note_of(files: "Files", sweep: str) -> Sequence[str]:
+def note_of(files: "Store", sweep: str) -> Sequence[str]:
     """Return a line on whether a sweep runs now, where, since when and how far; none if no run was seen."""
     heard = run_of(files, sweep)
     if heard is None:

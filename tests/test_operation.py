@@ -22,7 +22,7 @@ from sweeper.live import Display, render
 from sweeper.live_file import LiveFile
 from sweeper.live_state import KEPT_LINES, Line, RunState, decode, encode, file_name, new_lines
 from sweeper.results import Results
-from sweeper.root_files import PlainFiles
+from sweeper.storage.local import LocalStore
 from sweeper.watching import SILENT, listen, run_of
 from sweeper.worker import Finished
 
@@ -51,8 +51,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def files(root: Path) -> PlainFiles:
-    return PlainFiles(root)
+def files(root: Path) -> LocalStore:
+    return LocalStore(root)
 
 
 @pytest.fixture
@@ -72,11 +72,11 @@ def display(sweep: SmallSweep) -> Display:
 
 
 @pytest.fixture
-def begin(files: PlainFiles, display: Display) -> Iterator[Callable[..., LiveFile]]:
+def begin(files: LocalStore, display: Display) -> Iterator[Callable[..., LiveFile]]:
     """Give what begins to write a state into the root, quicker than a run does."""
     open_files: list[LiveFile] = []
 
-    def begin(into: PlainFiles = files, **more: Any) -> LiveFile:
+    def begin(into: LocalStore = files, **more: Any) -> LiveFile:
         file = LiveFile(display.state, into, **{"say": lambda text: None, "stop": lambda: None, "period": 0.05, **more})
         open_files.append(file.__enter__())
         wait_for(lambda: display.state.updated and (into is not files or files.stat("live/small.json")))
@@ -147,7 +147,7 @@ def test_the_file_is_named_like_the_folder_of_the_logs() -> None:
     [(None, "finished", 1), (KeyboardInterrupt(), "interrupted", 130), (ValueError("bad"), "failed", 2), (RuntimeError("boom"), "failed", 1)],
 )
 def test_the_file_follows_the_run_and_says_how_it_ended(
-    begin: Callable[..., LiveFile], files: PlainFiles, display: Display, sweep: SmallSweep, error: BaseException | None, status: str, exit_status: int
+    begin: Callable[..., LiveFile], files: LocalStore, display: Display, sweep: SmallSweep, error: BaseException | None, status: str, exit_status: int
 ) -> None:
     file = begin()
     trial = sweep.plan.trials[2]
@@ -162,13 +162,13 @@ def test_the_file_follows_the_run_and_says_how_it_ended(
 
 def test_nothing_is_written_before_the_root_is_there(tmp_path: Path) -> None:
     state = RunState(sweep="small")
-    with LiveFile(state, PlainFiles(tmp_path / "none"), say=pytest.fail, stop=lambda: None, period=0.01):
+    with LiveFile(state, LocalStore(tmp_path / "none"), say=pytest.fail, stop=lambda: None, period=0.01):
         time.sleep(0.2)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_root_that_takes_no_file_is_told_once_and_ends_nothing(begin: Callable[..., LiveFile], files: PlainFiles) -> None:
-    class Full(PlainFiles):
+def test_a_root_that_takes_no_file_is_told_once_and_ends_nothing(begin: Callable[..., LiveFile], files: LocalStore) -> None:
+    class Full(LocalStore):
         writes = 0
 
         def replace(self, name: str, content: bytes) -> None:
@@ -182,7 +182,7 @@ def test_a_root_that_takes_no_file_is_told_once_and_ends_nothing(begin: Callable
     assert "No space left" in said[0] and "live/small.json" in said[0]
 
 
-def test_a_run_heeds_the_request_that_names_it_and_no_other(begin: Callable[..., LiveFile], files: PlainFiles, display: Display) -> None:
+def test_a_run_heeds_the_request_that_names_it_and_no_other(begin: Callable[..., LiveFile], files: LocalStore, display: Display) -> None:
     stopped = threading.Event()
     files.replace("stop/small.json", json.dumps({"run": "an earlier one", "host": "laptop"}).encode())
     file = begin(stop=stopped.set)
@@ -229,7 +229,7 @@ def test_watch_once_prints_the_picture_and_json_the_values(begin: Callable[..., 
     assert values["status"] == "running" and values["silence"] < SILENT
 
 
-def test_a_run_that_is_silent_may_be_dead_and_watch_says_so(begin: Callable[..., LiveFile], root: Path, files: PlainFiles, display: Display) -> None:
+def test_a_run_that_is_silent_may_be_dead_and_watch_says_so(begin: Callable[..., LiveFile], root: Path, files: LocalStore, display: Display) -> None:
     begin().__exit__(None, None, None)
     display.state.status, display.state.host = "running", "far"
     files.replace("live/small.json", encode(display.state, time.monotonic()))
@@ -255,7 +255,7 @@ def test_a_sweep_that_was_never_run_is_refused_with_those_there_are(begin: Calla
     assert "no run of 'smal' was seen" in result.stderr and "did you mean 'small'" in result.stderr
 
 
-def test_what_a_command_runs_after_the_sweep_is_watched_under_its_name(files: PlainFiles) -> None:
+def test_what_a_command_runs_after_the_sweep_is_watched_under_its_name(files: LocalStore) -> None:
     files.replace("live/a.json", encode(RunState(sweep="a", status="finished"), 0.0))
     files.replace("live/a_pareto.json", encode(RunState(sweep="a/pareto"), 0.0))
     heard = run_of(files, "a")
@@ -282,7 +282,7 @@ for words in {words!r}:
 # Stopping
 
 
-def test_stop_says_that_nothing_runs(begin: Callable[..., LiveFile], root: Path, files: PlainFiles) -> None:
+def test_stop_says_that_nothing_runs(begin: Callable[..., LiveFile], root: Path, files: LocalStore) -> None:
     none = invoke("stop", "small", "--results", root)
     assert none.exit_code == 0 and "no run of 'small' was seen" in none.stderr
     begin().__exit__(None, None, None)
@@ -335,6 +335,6 @@ def test_a_run_that_is_stopped_from_elsewhere_ends_like_one_that_is_interrupted_
 
 def _alive(root: Path) -> bool:
     with suppress(FileNotFoundError):
-        heard = run_of(PlainFiles(root), "long")
+        heard = run_of(LocalStore(root), "long")
         return heard is not None and heard.is_alive
     return False

@@ -12,7 +12,7 @@ from tiny_sweep import invoke
 
 from sweeper.live_state import RunState, encode
 from sweeper.results import Results
-from sweeper.root_files import PlainFiles
+from sweeper.storage.local import LocalStore
 
 STARTED = "2026-11-26 03:00:00,000 INFO STARTED reference\n"
 STEP = "2026-11-26 03:00:01,000 INFO train 1/10 loss 0.5\n"
@@ -107,7 +107,7 @@ def test_following_goes_on_over_a_failure_that_is_tried_again(root: Path) -> Non
 
 def test_following_ends_with_the_run(root: Path) -> None:
     (root / "logs/own/ab12.log").write_text(STARTED)
-    PlainFiles(root).replace("live/own.json", encode(RunState(sweep="own", host="far", status="interrupted"), 0.0))
+    LocalStore(root).replace("live/own.json", encode(RunState(sweep="own", host="far", status="interrupted"), 0.0))
     result = invoke("logs", "ab", "--results", root, "--follow")
     assert result.exit_code == 0
     assert "the run on far has ended: interrupted" in result.stderr

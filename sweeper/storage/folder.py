@@ -8,6 +8,7 @@ manifests/<generation>.json                what the compacted files hold; create
 artifacts/<kind>/<kk>/<key>.safetensors    see artifacts.py
 sources/<stem>@<sha>.py                    the user's own models, attacks, data sets and spaces that trials here were made with
 logs/<sweep>/<trial_id>.log
+live/<sweep>.json, stop/<sweep>.json       what a running sweep says of itself, and is asked, replaced while it runs
 quarantine/…                               damaged or foreign files that were moved away, same relative path
 .tmp/                                      files being written; without the suffix .parquet, so no glob reads them
 """
