@@ -255,6 +255,12 @@ def test_a_write_that_fails_leaves_no_object(any_bucket: ObjectStore, proxy: Pro
     assert any_bucket.stat(PART) is None
 
 
+def test_content_that_is_no_bytes_leaves_no_object(any_bucket: ObjectStore) -> None:
+    with pytest.raises(TypeError):
+        any_bucket.replace(PART, ["not bytes"])  # type: ignore[arg-type]
+    assert any_bucket.stat(PART) is None
+
+
 def test_a_failed_replacement_leaves_the_old_content(any_bucket: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     any_bucket.replace("status.json", b"old")
@@ -313,6 +319,16 @@ def test_an_endpoint_that_does_not_answer_is_named(any_bucket: ObjectStore, monk
 def test_a_url_that_means_no_bucket_is_refused(bad: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ObjectStore(bad)
+
+
+def test_the_url_names_the_endpoint_before_the_environment_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "s3://bucket/a"
+    assert ObjectStore(url, "http://travelled").place.endpoint == "http://travelled"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general:1/")
+    assert ObjectStore(url, "http://travelled").place.endpoint == "http://general:1"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://special:2")
+    assert ObjectStore(url).place.endpoint == "http://special:2"
+    assert ObjectStore(f"{url}?endpoint_override=said:3").place.endpoint == "https://said:3"
 
 
 def test_a_server_that_ignores_conditions_is_found_out_and_used(bucket: ObjectStore, proxy: Proxy) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -68,6 +69,7 @@ class ArrowBucket:
     def __init__(self, place: Place) -> None:
         self.place = place
         self._fs = file_system(place)
+        self._writers = ThreadPoolExecutor(32, thread_name_prefix="bucket-writer")
         self._is_there = False
 
     def get(self, key: str) -> bytes:
@@ -78,12 +80,18 @@ class ArrowBucket:
         raise self.place.failed("reading", key, "it was replaced in each of 10 attempts")
 
     def put(self, key: str, content: bytes) -> None:
+        """Write an object. Closing a stream commits what came so far, and so does dropping one, so nothing may come between its opening and its end.
+
+        Hence a thread, which no signal interrupts, and a buffer made before: what is no bytes is refused in time.
+        """
+        buffer = pyarrow.py_buffer(content)
+
         def request() -> None:
             stream = self._fs.open_output_stream(self._path(key))
-            stream.write(content)  # not in `with`: leaving that by an exception closes the stream, and closing commits what came so far
+            stream.write(buffer)
             stream.close()
 
-        self._ask("writing", key, request)
+        self._ask("writing", key, lambda: self._writers.submit(request).result())
 
     def head(self, key: str) -> Stat | None:
         try:

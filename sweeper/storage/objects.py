@@ -37,7 +37,7 @@ class ObjectStore:
 
     @property
     def is_conditional(self) -> bool:
-        """Say whether of several creators of a name exactly one wins. Found out by trying, three small requests, once."""
+        """Say whether of several creators of a name exactly one wins. Found out by trying, once: four small requests."""
         if not self._bucket.can_be_conditional:
             return False
         if self._is_conditional is None:
