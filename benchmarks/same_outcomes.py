@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 from sweeper.results import Results
+from sweeper.storage import Root
 
 KEY = ("trial_id", "evaluation_id", "attack", "epsilon", "threat", "source", "classifier")
 
 
-def differences(first: Path, second: Path) -> list[str]:
+def differences(first: Root, second: Root) -> list[str]:
     """Return a sentence per difference between two results roots; an empty list where they hold the same."""
     found: list[str] = []
     stores = [Results(root) for root in (first, second)]

@@ -290,7 +290,7 @@ class Results:
 
     def _load(self, table: str, columns: list[str], where: parquet.Where | None, paths: list[str] | None = None) -> tuple["pa.Table", list[str]]:
         """Return the rows of the readable files and these files' paths. Raises ValueError for a file of a newer version."""
-        given = paths
+        given, is_second_look = paths, False
         while True:
             paths = [p for p in given if not self._is_damaged(p)] if given is not None else self.files(table)
             try:
@@ -300,6 +300,9 @@ class Results:
             there = [path for path in paths if self.store.stat(path) is not None]
             if len(there) < len(paths):  # cleaned away meanwhile: a newer manifest holds its rows
                 given = None if given is None else there
+                continue
+            if not is_second_look and self.store.local_path("") is None:  # what was kept in memory of it is dropped now
+                is_second_look = True
                 continue
             for deep in (False, True):  # what is wrong? most is seen in the footers, the rest by reading every file
                 if self._leave_out([p for path in paths if (p := self._examine(table, path, deep=deep))]):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sweeper.storage.place import Place
+from sweeper.storage.recent import Recent
 from sweeper.storage.store import Stat
 
 SIZES_SECONDS = 5.0  # how long the sizes that a listing told are believed
@@ -31,6 +32,7 @@ class ObjectStore:
         self._opening = threading.Lock()
         self._opened: tuple[int, Any] | None = None
         self._sizes = _Sizes()
+        self._recent = Recent.of(url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ObjectStore, (self.url, self.place.endpoint, self._is_conditional)
@@ -63,7 +65,11 @@ class ObjectStore:
         return None
 
     def read(self, name: str) -> bytes:
-        return self._bucket.get(self.place.key(name))
+        content = self._recent.get(name)
+        if content is None:
+            content = self._bucket.get(self.place.key(name))
+            self._recent.keep(name, content)
+        return content
 
     def create(self, name: str, content: bytes) -> bool:
         key = self.place.key(name)
@@ -75,29 +81,30 @@ class ObjectStore:
             self._bucket.put(key, content)
             return True
         finally:
-            self._sizes.forget(name)
+            self._forget(name)
 
     def replace(self, name: str, content: bytes) -> None:
         try:
             self._bucket.put(self.place.key(name), content)
         finally:
-            self._sizes.forget(name)
+            self._forget(name)
 
     def delete(self, name: str) -> None:
         try:
             self._bucket.delete(self.place.key(name))
         finally:
-            self._sizes.forget(name)
+            self._forget(name)
 
     def move(self, name: str, target: str) -> None:
         """Give a file another name: a copy, then a deletion; whoever is cut off between them leaves both."""
         try:
             self._bucket.copy(self.place.key(name), self.place.key(target))
         finally:
-            self._sizes.forget(target)
+            self._forget(target)
         self.delete(name)
 
     def stat(self, name: str) -> Stat | None:
+        self._recent.forget(name)  # who asks wants to know what is there now
         return self._bucket.head(self.place.key(name))
 
     def names(self, folder: str) -> list[str]:
@@ -109,7 +116,8 @@ class ObjectStore:
         return sorted(sizes)
 
     def is_whole(self, name: str, size: int | None = None) -> bool:
-        found = self._sizes.get(name)
+        kept = self._recent.get(name)
+        found = self._sizes.get(name) if kept is None else len(kept)
         if found is None:
             if (stat := self.stat(name)) is None:
                 return False
@@ -123,12 +131,8 @@ class ObjectStore:
     def free_bytes(self) -> None:
         return None
 
-    def arrow(self) -> Any:
-        import pyarrow.fs
-
-        from sweeper.storage.arrow_bucket import file_system
-
-        return pyarrow.fs.SubTreeFileSystem("/".join((self.place.bucket, self.place.key(""))).rstrip("/"), file_system(self.place))
+    def arrow(self) -> None:
+        """Return none: the tables' files are small, and reading one whole is one request where picking columns takes three."""
 
     @property
     def _bucket(self) -> Any:
@@ -136,6 +140,10 @@ class ObjectStore:
             if self._opened is None or self._opened[0] != os.getpid():  # a forked process must not speak on its parent's connections
                 self._opened = os.getpid(), _open(self.place)
             return self._opened[1]
+
+    def _forget(self, name: str) -> None:
+        self._sizes.forget(name)
+        self._recent.forget(name)
 
     def _unused_key(self) -> str:
         return self.place.key(f".tmp/{uuid.uuid4().hex}")
