@@ -1,8 +1,8 @@
 """`run --detach`, and commands that are run on the head of a cluster: what travels, what comes back, what is refused; on one real head."""
 
 import io
-import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -166,11 +167,14 @@ class HeadOfTests(NamedTuple):
 
 
 def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
+    """Return ports below those that the system hands out by itself, to Ray's other processes among others."""
+    ports: list[int] = []
+    for port in random.sample(range(20000, 30000), 200):
+        with suppress(OSError), socket.create_server(("", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise AssertionError("no free ports")
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +194,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadOfTests]:
     command = [
         "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
         f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={scratch}", "--num-cpus=1",
-        "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0",
+        "--object-store-memory=100000000",
     ]  # fmt: skip
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(command, env={**here, "HOME": str(home)}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -234,7 +238,7 @@ def test_a_wrong_or_missing_token_is_refused_in_a_sentence(head: HeadOfTests, tm
 
 
 @pytest.mark.ray
-def test_a_detached_sweep_is_watched_stopped_and_read_from_elsewhere(head: HeadOfTests, folder: Path) -> None:
+def test_a_detached_sweep_is_watched_read_and_stopped_from_elsewhere(head: HeadOfTests, folder: Path) -> None:
     run = ("run", "space.py", "--detach", *SIZES)
     job = head.sweeper(*run, cwd=folder)
     assert job.returncode == 0, job.stderr
@@ -260,10 +264,6 @@ def test_a_detached_sweep_is_watched_stopped_and_read_from_elsewhere(head: HeadO
     _, said = watcher.communicate(timeout=30)
     assert watcher.returncode == 130
     assert "1 trials to run" in said and f"has ended: stopped by `stop` from {socket.gethostname()}" in said
-
-    status = head.sweeper("status", "space", "--format", "json")
-    assert [row["status"] for row in json.loads(status.stdout)] == ["missing"]
-    assert "Not running; the last run" in status.stderr
 
 
 @pytest.mark.ray

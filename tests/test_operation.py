@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from s3_server import make_bucket, s3_server
 from small_sweep import SmallSweep
 from tiny_sweep import invoke
 
@@ -277,6 +278,25 @@ for words in {words!r}:
     assert not {{"torch", "ray"}} & set(sys.modules), words
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_bucket_serves_as_well_as_a_folder(display: Display, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in (("AWS_ACCESS_KEY_ID", "someone"), ("AWS_SECRET_ACCESS_KEY", "geheim"), ("AWS_CONFIG_FILE", str(tmp_path / "none"))):
+        monkeypatch.setenv(name, value)
+    with s3_server() as server:
+        make_bucket(server, "results")
+        url = f"s3://results/some?endpoint_override={server.removeprefix('http://')}&scheme=http"
+        store = Results(url, create=True).folder.store
+        stopped = threading.Event()
+        with pytest.raises(KeyboardInterrupt), LiveFile(display.state, store, say=pytest.fail, stop=stopped.set, period=0.2):
+            wait_for(lambda: store.stat("live/small.json"))
+            assert "train 3/10" in invoke("watch", "small", "--results", url, "--once").stdout
+            store.replace("logs/small/ab12.log", b"of another node\n")
+            assert invoke("logs", "ab", "--results", url).stdout == "of another node\n"
+            assert invoke("stop", "small", "--results", url, "--timeout", "1").exit_code == 1
+            assert stopped.wait(10)
+            raise KeyboardInterrupt
+        assert "has ended: stopped by" in invoke("watch", "small", "--results", url).stderr
 
 
 # Stopping
