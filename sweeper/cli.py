@@ -1,4 +1,4 @@
-"""The command line: `python -m sweeper run SPACE`, then `status`, `rank`, `show`, `query`.
+"""The command line: `python -m sweeper run SPACE`, then `status`, `rank`, `show`, `query`; `watch`, `logs` and `stop` where it runs elsewhere.
 
 Commands that only read import neither torch nor ray. What a program may want (tables, CSV, JSON) goes to standard output, everything else to
 standard error. Exit status: 0 all trials completed, 1 some failed, 2 unusable arguments, 130 interrupted.

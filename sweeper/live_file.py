@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STOP_FOLDER = "stop"
 PERIOD = 2.0  # seconds between two writes into a folder
 REMOTE_PERIOD = 5.0  # into an object store, where each write costs money and a tenth of a second
+PATIENCE = 10.0  # seconds that the end of a run waits for its last write
 EXIT_STATUS = {KeyboardInterrupt: 130, ValueError: 2, OSError: 2, ImportError: 2}  # of the command; any other exception: 1
 
 
@@ -41,7 +42,7 @@ class LiveFile:
         self._state, self._files, self._say, self._stop = state, files, say, stop
         self._period = period or (REMOTE_PERIOD if "://" in files.url else PERIOD)
         self._name, self._request = file_name(state.sweep), file_name(state.sweep, STOP_FOLDER)
-        self._ended, self._lock, self._has_complained = threading.Event(), threading.Lock(), False
+        self._ended, self._lock, self._has_ended, self._has_complained = threading.Event(), threading.Lock(), False, False
         self._thread = threading.Thread(target=self._work, name="live-file", daemon=True)
 
     def __enter__(self) -> "LiveFile":
@@ -53,30 +54,38 @@ class LiveFile:
             self._end(error)
         except KeyboardInterrupt as late:  # it was on its way when the last trial ended
             self._end(late)
+            if self._state.title and not self._thread.is_alive():  # it may have written another end already
+                self._write()
             raise
 
     def _end(self, error: BaseException | None) -> None:
-        with self._lock:
-            self._ended.set()
         state = self._state
+        with self._lock:  # from here on nothing is stopped that has ended
+            self._has_ended = True
         if error is None:
             state.status, state.exit_status = "finished", int(state.missing > 0 or state.failed > 0)
         else:
             state.status = "stopped" if self.stopped_by else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             state.message = f"stopped by `stop` from {self.stopped_by}" if self.stopped_by else str(error)
             state.exit_status = next((status for known, status in EXIT_STATUS.items() if isinstance(error, known)), 1)
-        self._thread.join()
-        if state.title:
-            self._write()
+        self._ended.set()
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._complain(
+                f"how this run ended is not written into {self._name} after {PATIENCE:.0f} s, so `watch` elsewhere takes it for a dead one"
+            )
 
     def _work(self) -> None:
         while not self._state.title:  # not begun: the root may not be there yet
             if self._ended.wait(0.1):
-                return
+                break
+        if not self._state.title:
+            return
         self._write()
         while not self._ended.wait(self._period):
             self._heed()
             self._write()
+        self._write()
 
     def _write(self) -> None:
         self._state.updated = _now()
@@ -100,7 +109,7 @@ class LiveFile:
             self._complain(f"{self._request} cannot be read, so `stop` is not heard: {error or type(error).__name__}")
             return
         with self._lock:
-            if not self._ended.is_set():
+            if not self._has_ended:
                 self.stopped_by = str(asked.get("host", "elsewhere"))
                 self._stop()
 

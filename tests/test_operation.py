@@ -183,6 +183,42 @@ def test_a_root_that_takes_no_file_is_told_once_and_ends_nothing(begin: Callable
     assert "No space left" in said[0] and "live/small.json" in said[0]
 
 
+def test_an_interruption_while_the_end_is_written_is_how_it_ended(
+    begin: Callable[..., LiveFile], files: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = begin()
+
+    def join(timeout: float | None = None) -> None:
+        monkeypatch.undo()
+        file._thread.join(timeout)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(file._thread, "join", join)  # as Ctrl-C does that falls into it
+    with pytest.raises(KeyboardInterrupt):
+        file.__exit__(None, None, None)
+    heard = run_of(files, "small")
+    assert heard is not None and (heard.state.status, heard.state.exit_status) == ("interrupted", 130)
+
+
+def test_a_root_that_does_not_answer_holds_the_end_of_a_run_up_for_seconds_only(
+    begin: Callable[..., LiveFile], files: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.live_file.PATIENCE", 0.3)
+    answers = threading.Event()
+
+    class Silent(LocalStore):
+        def replace(self, name: str, content: bytes) -> None:
+            answers.wait(30)
+
+    said: list[str] = []
+    file, since = begin(Silent(files.root), say=said.append), time.monotonic()
+    file.__exit__(None, None, None)
+    took = time.monotonic() - since
+    answers.set()
+    assert took < 5
+    assert len(said) == 1 and "is not written into live/small.json" in said[0]
+
+
 def test_a_run_heeds_the_request_that_names_it_and_no_other(begin: Callable[..., LiveFile], files: LocalStore, display: Display) -> None:
     stopped = threading.Event()
     files.replace("stop/small.json", json.dumps({"run": "an earlier one", "host": "laptop"}).encode())
