@@ -1,0 +1,145 @@
+"""The project's cluster on the bench's hosts: the cluster file, `ray up` and `ray down` from the laptop, and what the head says of its nodes."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hosts import CHECKOUT, LAPTOP, PATH, Hosts
+
+FILE = "/root/cluster.yaml"  # on the laptop
+KEY = "/root/.ssh/id_ed25519"
+TOKEN = "/root/.ray/auth_token"
+AUTH = {"RAY_AUTH_MODE": "token"}  # for whatever talks to the cluster; the token is found in ~/.ray
+UP = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # version 2 starts only one of two workers
+# a node that is silent for 2 + 3 * 1 s or so is dead: by default it takes a minute
+HEALTH = (
+    "export RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000 "
+    "RAY_health_check_timeout_ms=2000 RAY_health_check_failure_threshold=3"
+)
+STORE = 200 * 2**20  # bytes of each node's object store: every host reports the memory of the whole machine
+
+
+def cluster_file(hosts: Hosts, template: Path | None = None, *, head_cpus: int = 1, worker_cpus: int = 1) -> str:
+    """Return a cluster file, as YAML, whose addresses, user and key are the bench's.
+
+    Args:
+        template: A cluster file of provider `local` that is to be tried on the bench, None for a minimal one.
+        head_cpus: What the head offers to trials; every host reports the cores of the whole machine.
+    """
+    cluster: dict[str, Any] = _minimal() if template is None else yaml.safe_load(template.read_text())
+    workers = [hosts.addresses[name] for name in hosts.cluster[1:]]
+    cluster["provider"] |= {"type": "local", "head_ip": hosts.addresses["head"], "worker_ips": workers}
+    cluster["auth"] = {"ssh_user": "root", "ssh_private_key": KEY}
+    cluster |= {"min_workers": len(workers), "max_workers": len(workers)}
+    cluster["file_mounts"] = {TOKEN: TOKEN}
+    # `ray up` runs everything as `bash --login -c -i`, so this is where PATH is read; the environment is there already, read-only
+    exports = f"export PATH={PATH} PYTHONPATH={CHECKOUT} RAY_USAGE_STATS_ENABLED=0"
+    cluster["setup_commands"] = [f"echo '{exports}' > ~/.bash_profile"]
+    for kind, cpus in (("head", head_cpus), ("worker", worker_cpus)):
+        name = f"{kind}_start_ray_commands"
+        cluster[name] = [_limited(command, cpus) for command in cluster[name]]
+    return yaml.safe_dump(cluster, sort_keys=False)
+
+
+def _minimal() -> dict[str, Any]:
+    auth = "export RAY_AUTH_MODE=token"
+    return {
+        "cluster_name": "bench",
+        "provider": {"type": "local"},
+        "idle_timeout_minutes": 60,
+        "head_start_ray_commands": [
+            "ray stop",
+            f"{auth}; {HEALTH}; ray start --head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml",
+        ],
+        "worker_start_ray_commands": ["ray stop", f"{auth}; ray start --address=$RAY_HEAD_IP:6379"],
+    }
+
+
+def _limited(command: str, cpus: int) -> str:
+    return f"{command} --num-cpus={cpus} --object-store-memory={STORE}" if "ray start" in command else command
+
+
+class Cluster:
+    """The cluster of a bench, driven from the laptop as a user would."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.hosts = hosts
+
+    def up(self, text: str) -> None:
+        """Bring the cluster up with `ray up`, and wait for its nodes. Raises TimeoutError if one has not come after two minutes."""
+        self.laptop("ray get-auth-token --generate > /dev/null", timeout=60)
+        (self.hosts.folder(LAPTOP) / FILE.lstrip("/")).write_text(text)
+        self.laptop(f"ray up -y {FILE} --no-config-cache", timeout=180)
+        self.watch = NodeWatch(self.hosts)
+        everybody = set(self.hosts.cluster)
+        self.watch.wait_until(lambda alive: alive == everybody, 120, f"nodes {sorted(everybody)}")
+
+    def down(self) -> None:
+        """Run `ray down`, which stops the head only."""
+        self.laptop(f"ray down -y {FILE}", timeout=120)
+
+    def laptop(self, command: str, timeout: float = 60) -> str:
+        """Run a command on the laptop and return its standard output. Raises RuntimeError, with what it said, if it fails."""
+        return self.hosts.run(LAPTOP, command, env=AUTH | UP, timeout=timeout).stdout
+
+    def exec(self, command: str, log: Path) -> subprocess.Popen[bytes]:
+        """Start a command on the head through `ray exec`, its output going to a file of this machine."""
+        exports = " ".join(f"{name}={value}" for name, value in AUTH.items())
+        script = f"export {exports}; {command}"
+        return self.hosts.start(LAPTOP, f"ray exec --no-config-cache {FILE} {json.dumps(script)}", log, env=AUTH | UP)
+
+    def names_on(self, host: str) -> set[str]:
+        """Return the names of a host's processes, at most 15 characters each, as Linux keeps them."""
+        return {name for name in map(_name, self.hosts.processes(host)) if name}
+
+    def trials_on(self, host: str) -> list[int]:
+        """Return the process ids, as this machine counts, of the processes of a host that run a trial."""
+        return [pid for pid in self.hosts.processes(host) if _name(pid).startswith("ray::ImplicitFu")]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        return ""
+
+
+class NodeWatch:
+    """What `ray.nodes()` on the head says, and since when: a process on the head asks it five times a second."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.hosts = hosts
+        self.log = hosts.folder("head") / "root/nodes.jsonl"
+        self.process = hosts.start("head", f"python {Path(__file__).with_name('watch_nodes.py')}", self.log, env=AUTH | UP)
+
+    def history(self) -> list[tuple[float, set[str]]]:
+        """Return (Unix time, names of the hosts whose node is alive) at every change, oldest first."""
+        names = {address: name for name, address in self.hosts.addresses.items()}
+        found = []
+        for line in self.log.read_text().splitlines():
+            with suppress(json.JSONDecodeError):  # half a line, or something that Ray says
+                entry = json.loads(line)
+                found.append((entry["time"], {names[address] for address in entry["alive"]}))
+        return found
+
+    def alive(self) -> set[str]:
+        """Return the hosts whose node is alive."""
+        history = self.history()
+        return history[-1][1] if history else set()
+
+    def wait_until(self, is_so: Callable[[set[str]], bool], seconds: float, what: str) -> float:
+        """Wait until what is alive is so; return the Unix time since when. Raises TimeoutError otherwise, naming what was waited for."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            history = self.history()
+            if history and is_so(history[-1][1]):
+                return history[-1][0]
+            if self.process.poll() is not None:
+                raise RuntimeError(f"nobody watches the nodes any more: {self.log.read_text()[-2000:]}")
+            time.sleep(0.1)
+        raise TimeoutError(f"no {what} after {seconds:g} s; alive: {sorted(self.alive())}; {self.log.read_text()[-1000:]}")
