@@ -1,7 +1,9 @@
 """The project's cluster on the bench's hosts: the cluster file, `ray up` and `ray down` from the laptop, and what the head says of its nodes."""
 
 import json
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,70 +13,68 @@ from typing import Any
 import yaml
 from hosts import CHECKOUT, LAPTOP, PATH, Hosts
 
+TEMPLATE: Path | None = None  # a cluster file of provider `local` whose every line but addresses, user and key is tried; None: `MINIMAL`
 FILE = "/root/cluster.yaml"  # on the laptop
 KEY = "/root/.ssh/id_ed25519"
-TOKEN = "/root/.ray/auth_token"
 AUTH = {"RAY_AUTH_MODE": "token"}  # for whatever talks to the cluster; the token is found in ~/.ray
 UP = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # version 2 starts only one of two workers
-# a node that is silent for 2 + 3 * 1 s or so is dead: by default it takes a minute
-HEALTH = (
-    "export RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000 "
-    "RAY_health_check_timeout_ms=2000 RAY_health_check_failure_threshold=3"
-)
-STORE = 200 * 2**20  # bytes of each node's object store: every host reports the memory of the whole machine
+STORE = 200 * 2**20  # bytes of each node's object store
+
+# `ray up` runs everything as `bash --login -c -i`, so ~/.bash_profile is where PATH is read. A silent node is dead after 9 s, by default a minute.
+MINIMAL = f"""
+cluster_name: bench
+provider:
+  type: local
+  head_ip: 192.0.2.10
+  worker_ips: [192.0.2.11]
+auth:
+  ssh_user: sweeper
+  ssh_private_key: ~/.ssh/id_ed25519
+idle_timeout_minutes: 60
+file_mounts:
+  ~/.ray/auth_token: ~/.ray/auth_token
+setup_commands:
+  - echo 'export PATH={PATH} PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0' > ~/.bash_profile
+head_start_ray_commands:
+  - ray stop
+  - >-
+    export RAY_AUTH_MODE=token
+    RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000
+    RAY_health_check_timeout_ms=2000 RAY_health_check_failure_threshold=3;
+    ray start --head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml $(cat ~/.sweeper-ray-options)
+worker_start_ray_commands:
+  - ray stop
+  - export RAY_AUTH_MODE=token; ray start --address=$RAY_HEAD_IP:6379 $(cat ~/.sweeper-ray-options)
+"""
 
 
-def cluster_file(hosts: Hosts, template: Path | None = None, *, head_cpus: int = 1, worker_cpus: int = 1) -> str:
-    """Return a cluster file, as YAML, whose addresses, user and key are the bench's.
-
-    Args:
-        template: A cluster file of provider `local` that is to be tried on the bench, None for a minimal one.
-        head_cpus: What the head offers to trials; every host reports the cores of the whole machine.
-    """
-    cluster: dict[str, Any] = _minimal() if template is None else yaml.safe_load(template.read_text())
-    workers = [hosts.addresses[name] for name in hosts.cluster[1:]]
-    cluster["provider"] |= {"type": "local", "head_ip": hosts.addresses["head"], "worker_ips": workers}
-    cluster["auth"] = {"ssh_user": "root", "ssh_private_key": KEY}
-    cluster |= {"min_workers": len(workers), "max_workers": len(workers)}
-    cluster["file_mounts"] = {TOKEN: TOKEN}
-    # `ray up` runs everything as `bash --login -c -i`, so this is where PATH is read; the environment is there already, read-only
-    exports = f"export PATH={PATH} PYTHONPATH={CHECKOUT} RAY_USAGE_STATS_ENABLED=0"
-    cluster["setup_commands"] = [f"echo '{exports}' > ~/.bash_profile"]
-    for kind, cpus in (("head", head_cpus), ("worker", worker_cpus)):
-        name = f"{kind}_start_ray_commands"
-        cluster[name] = [_limited(command, cpus) for command in cluster[name]]
-    return yaml.safe_dump(cluster, sort_keys=False)
-
-
-def _minimal() -> dict[str, Any]:
-    auth = "export RAY_AUTH_MODE=token"
-    return {
-        "cluster_name": "bench",
-        "provider": {"type": "local"},
-        "idle_timeout_minutes": 60,
-        "head_start_ray_commands": [
-            "ray stop",
-            f"{auth}; {HEALTH}; ray start --head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml",
-        ],
-        "worker_start_ray_commands": ["ray stop", f"{auth}; ray start --address=$RAY_HEAD_IP:6379"],
-    }
-
-
-def _limited(command: str, cpus: int) -> str:
-    return f"{command} --num-cpus={cpus} --object-store-memory={STORE}" if "ray start" in command else command
+def cluster_file(hosts: Hosts, template: Path | None = TEMPLATE) -> str:
+    """Return a cluster file, as YAML: the template with the bench's addresses, user and key."""
+    cluster: dict[str, Any] = yaml.safe_load(MINIMAL if template is None else template.read_text())
+    cluster["provider"] |= {"head_ip": hosts.addresses["head"], "worker_ips": [hosts.addresses[name] for name in hosts.cluster[1:]]}
+    cluster["auth"] |= {"ssh_user": "root", "ssh_private_key": KEY}
+    return yaml.safe_dump(cluster, sort_keys=False, width=1000)
 
 
 class Cluster:
-    """The cluster of a bench, driven from the laptop as a user would."""
+    """The cluster of a bench, driven from the laptop as a user would.
 
-    def __init__(self, hosts: Hosts) -> None:
+    Args:
+        cpus: CPUs that a host offers to trials, 1 where none are given; every host has the cores and the memory of the whole machine.
+    """
+
+    def __init__(self, hosts: Hosts, cpus: dict[str, int] | None = None) -> None:
         self.hosts = hosts
+        for name in hosts.cluster:
+            home = hosts.folder(name) / "root"
+            (home / ".sweeper-ray-options").write_text(f"--num-cpus={(cpus or {}).get(name, 1)} --object-store-memory={STORE}\n")
+            (home / "sweeper-venv").symlink_to(sys.prefix)  # an environment that is there already
 
     def up(self, text: str) -> None:
         """Bring the cluster up with `ray up`, and wait for its nodes. Raises TimeoutError if one has not come after two minutes."""
-        self.laptop("ray get-auth-token --generate > /dev/null", timeout=60)
+        self.laptop("ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token")
         (self.hosts.folder(LAPTOP) / FILE.lstrip("/")).write_text(text)
-        self.laptop(f"ray up -y {FILE} --no-config-cache", timeout=180)
+        self.laptop(f"cd {CHECKOUT} && ray up -y {FILE} --no-config-cache", timeout=300)
         self.watch = NodeWatch(self.hosts)
         everybody = set(self.hosts.cluster)
         self.watch.wait_until(lambda alive: alive == everybody, 120, f"nodes {sorted(everybody)}")
@@ -89,20 +89,19 @@ class Cluster:
 
     def exec(self, command: str, log: Path) -> subprocess.Popen[bytes]:
         """Start a command on the head through `ray exec`, its output going to a file of this machine."""
-        exports = " ".join(f"{name}={value}" for name, value in AUTH.items())
-        script = f"export {exports}; {command}"
-        return self.hosts.start(LAPTOP, f"ray exec --no-config-cache {FILE} {json.dumps(script)}", log, env=AUTH | UP)
+        return self.hosts.start(LAPTOP, f"ray exec --no-config-cache {FILE} {shlex.quote(command)}", log, env=AUTH | UP)
 
     def names_on(self, host: str) -> set[str]:
         """Return the names of a host's processes, at most 15 characters each, as Linux keeps them."""
-        return {name for name in map(_name, self.hosts.processes(host)) if name}
+        return {name for name in map(name_of, self.hosts.processes(host)) if name}
 
     def trials_on(self, host: str) -> list[int]:
         """Return the process ids, as this machine counts, of the processes of a host that run a trial."""
-        return [pid for pid in self.hosts.processes(host) if _name(pid).startswith("ray::ImplicitFu")]
+        return [pid for pid in self.hosts.processes(host) if name_of(pid).startswith("ray::ImplicitFu")]
 
 
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
+    """Return the name of a process, at most 15 characters, empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
