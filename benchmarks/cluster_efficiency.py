@@ -1,6 +1,6 @@
 """Measure a cluster of three hosts on this machine: how much of its cores equal trials get, and how soon a lost node is noticed.
 
-    sudo .venv/bin/python benchmarks/cluster_efficiency.py [--trials 12] [--repeats 3] [--log FILE] [-- further options of `run`]
+    sudo .venv/bin/python benchmarks/cluster_efficiency.py [--trials 12] [--repeats 3] [--template FILE] [--log FILE] [-- further options of `run`]
 
 The hosts are those of `tests/cluster`, one CPU each, the head among them, brought up with `ray up` and sharing one results folder. How each number
 is obtained:
@@ -10,8 +10,9 @@ is obtained:
 - ideal seconds: trials' CPU seconds over the smaller of hosts and physical cores. Efficiency: ideal seconds over wall seconds, from the first
   trial's start to the last one's end, and of the whole command, `ray exec` and shared stages and checks included. All worker processes' CPU
   seconds over the whole command's wall seconds is what Ray, ssh and waiting leave of the cores.
-- elsewhere: what the machine computed meanwhile outside the bench (/proc/stat less the bench's processes). On a machine that does other work, a
-  low efficiency says nothing; the second figure counts as wall seconds only the share of the cores that was left.
+- elsewhere: what the machine computed meanwhile outside the bench (/proc/stat less the bench's processes). On a machine that does other work a
+  low efficiency says nothing. The second figure takes that from the cores' seconds; it is too high, since others also use what the bench leaves idle.
+- occupied: the share of the hosts' time between first start and last end in which a trial ran there. It hardly depends on other work.
 - false alarms: nodes that `ray.nodes()` on the head took for dead while the sweep ran, and tries that were lost; nothing was done to them.
 - detection: from the command that cuts a host's network (packets are lost, no connection is told), or the SIGKILL of its raylet, to when
   `ray.nodes()` on the head, asked five times a second, says that it is dead.
@@ -31,7 +32,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cluster"))
-from bench import FILE, Cluster, cluster_file, name_of
+from bench import FILE, TEMPLATE, Cluster, cluster_file, name_of
 from hosts import LAPTOP, RESULTS, Hosts, missing
 
 from sweeper.results import Results
@@ -120,13 +121,14 @@ def measure_sweep(cluster: Cluster, trials: int, options: list[str], log: Path) 
     each = [sampler.seconds(start, end, lambda place, names, host=host: place == host and _runs_trials(names)) for host, start, end in spans]
     first, last = min(start for _, start, _ in spans), max(end for _, _, end in spans)
     wall, whole, ideal = last - first, ended - began, sum(each) / slots
+    occupied = sum(end - start for _, start, end in spans) / (len(hosts.cluster) * wall)
     other = sampler.machine_seconds(first, last) - sampler.seconds(first, last, lambda host, names: True)
     other_whole = sampler.machine_seconds(began, ended) - sampler.seconds(began, ended, lambda host, names: True)
     own = sampler.seconds(first, last, lambda host, names: not any(name.startswith("ray::") for name in names))
     workers = sampler.seconds(began, ended, lambda host, names: any(name.startswith("ray::") for name in names))
     print(f"{trials} equal trials on {len(hosts.cluster)} hosts, {cores} physical cores: {', '.join(_per_host(spans))}")
     print(f"trials' CPU seconds: {sum(each):.1f}, each {min(each):.1f} to {max(each):.1f}, median {statistics.median(each):.1f}; ideal {ideal:.1f} s")
-    print(f"first trial's start to last one's end: {wall:.1f} s, efficiency {ideal / wall:.1%}")
+    print(f"first trial's start to last one's end: {wall:.1f} s, efficiency {ideal / wall:.1%}; hosts occupied {occupied:.1%}")
     print(f"  elsewhere on the machine {other:.1f} CPU s; of the cores left, efficiency {sum(each) / (wall * slots - other):.1%}")
     print(f"  cores busy {sampler.machine_seconds(first, last) / (wall * cores):.1%}; Ray's own processes, sshd and driver {own:.1f} CPU s")
     print(
@@ -171,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3, help="of each loss of a node; 0: none")
+    parser.add_argument("--template", type=Path, default=TEMPLATE, help="a cluster file of provider `local`, to be tried here")
     parser.add_argument("--log", type=Path, default=None, help="where what the sweep says goes")
     parser.add_argument("options", nargs="*", help="of `run`, such as --set num_epochs=5")
     args = parser.parse_args()
@@ -179,7 +182,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sweeper-efficiency-") as folder, Hosts(3, Path(folder)) as hosts:
         cluster = Cluster(hosts)
         began = time.monotonic()
-        cluster.up(cluster_file(hosts))
+        cluster.up(cluster_file(hosts, args.template))
         print(f"three nodes {time.monotonic() - began:.0f} s after the call of ray up", flush=True)
         measure_sweep(cluster, args.trials, args.options, args.log or hosts.folder(LAPTOP) / "sweep.log")
         sys.stdout.flush()
