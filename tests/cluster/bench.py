@@ -11,46 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hosts import CHECKOUT, LAPTOP, PATH, Hosts
+from hosts import CHECKOUT, LAPTOP, Hosts
 
-TEMPLATE: Path | None = None  # a cluster file of provider `local` whose every line but addresses, user and key is tried; None: `MINIMAL`
+TEMPLATE = CHECKOUT / "deploy/on-premise.yaml"  # every line but addresses, user and key is tried
 FILE = "/root/cluster.yaml"  # on the laptop
 KEY = "/root/.ssh/id_ed25519"
 AUTH = {"RAY_AUTH_MODE": "token"}  # for whatever talks to the cluster; the token is found in ~/.ray
 UP = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # version 2 starts only one of two workers
 STORE = 200 * 2**20  # bytes of each node's object store
 
-# `ray up` runs everything as `bash --login -c -i`, so ~/.bash_profile is where PATH is read. A silent node is dead after 9 s, by default a minute.
-MINIMAL = f"""
-cluster_name: bench
-provider:
-  type: local
-  head_ip: 192.0.2.10
-  worker_ips: [192.0.2.11]
-auth:
-  ssh_user: sweeper
-  ssh_private_key: ~/.ssh/id_ed25519
-idle_timeout_minutes: 60
-file_mounts:
-  ~/.ray/auth_token: ~/.ray/auth_token
-setup_commands:
-  - echo 'export PATH={PATH} PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0' > ~/.bash_profile
-head_start_ray_commands:
-  - ray stop
-  - >-
-    export RAY_AUTH_MODE=token
-    RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000
-    RAY_health_check_timeout_ms=2000 RAY_health_check_failure_threshold=3;
-    ray start --head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml $(cat ~/.sweeper-ray-options)
-worker_start_ray_commands:
-  - ray stop
-  - export RAY_AUTH_MODE=token; ray start --address=$RAY_HEAD_IP:6379 $(cat ~/.sweeper-ray-options)
-"""
 
-
-def cluster_file(hosts: Hosts, template: Path | None = TEMPLATE) -> str:
+def cluster_file(hosts: Hosts) -> str:
     """Return a cluster file, as YAML: the template with the bench's addresses, user and key."""
-    cluster: dict[str, Any] = yaml.safe_load(MINIMAL if template is None else template.read_text())
+    cluster: dict[str, Any] = yaml.safe_load(TEMPLATE.read_text())
     cluster["provider"] |= {"head_ip": hosts.addresses["head"], "worker_ips": [hosts.addresses[name] for name in hosts.cluster[1:]]}
     cluster["auth"] |= {"ssh_user": "root", "ssh_private_key": KEY}
     return yaml.safe_dump(cluster, sort_keys=False, width=1000)

@@ -28,7 +28,7 @@ def variants():
 SIZES = "--set train_images=400 --set validation_images=40 --set test_images=60"  # 70 s on one core
 
 
-@pytest.fixture(scope="module", params=["shared"])  # "private" once rows reach the head's disk from nodes that share none with it
+@pytest.fixture(scope="module", params=["private", "shared"])
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return a cluster of a head and two workers, its nodes alive."""
     shared = tmp_path_factory.mktemp("nfs") if request.param == "shared" else None
