@@ -89,10 +89,10 @@ def _of_storage(error: BaseException | None) -> OSError | None:
 
 
 def check_address(address: str) -> None:
-    """Refuse a cluster that does not answer: Ray itself would wait for minutes.
+    """Refuse a cluster that does not answer, before Ray is imported; `cluster/head.py` asks what listens there.
 
     Raises:
-        ValueError: If nothing listens at `HOST:PORT`; other forms (`auto`, `ray://…`) are left to Ray.
+        ValueError: If nothing listens at `HOST:PORT`; other forms (`auto`) are left to it.
     """
     host, colon, port = address.rpartition(":")
     if not colon or "/" in host or not port.isdigit():

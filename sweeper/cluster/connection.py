@@ -9,19 +9,31 @@ from typing import Any
 
 import ray
 
+from sweeper.cluster.head import check_head, set_mode
+
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Connect to a running cluster, or start Ray on this machine (None), and leave it at the end."""
+    """Connect to a running cluster, or start Ray on this machine (None), and leave it at the end.
+
+    Raises:
+        ValueError: As `check_head`.
+        ConnectionError: If no head answers, or Ray cannot connect to it.
+    """
     logging.getLogger("ray").setLevel(logging.ERROR)
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
+        if "RAY_AUTH_MODE" not in os.environ:  # a Ray that listens on this machine alone, for as long as the sweep runs
+            set_mode("disabled")
         cores = os.cpu_count() or 1
         settings |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": 256 * 2**20}
     else:
-        settings["address"] = address
+        settings["address"] = check_head(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ray.init(**settings)
+    try:
+        ray.init(**settings)
+    except RuntimeError as error:
+        raise ConnectionError(f"Ray cannot connect to {settings['address']}: {str(error).strip().partition(chr(10))[0]}") from error
     for number, handler in handlers.items():  # Ray's own handler of SIGTERM prints a stack and aborts
         signal.signal(number, handler)
     try:
