@@ -65,6 +65,10 @@ class Clocked:
     def is_finished(self) -> bool:
         return self.feed.is_finished
 
+    @property
+    def remaining(self) -> int:
+        return self.feed.remaining
+
     def next(self) -> PlannedTrial | None:
         since = time.perf_counter()
         trial = self.feed.next()
@@ -91,7 +95,7 @@ class Clocked:
 def sleeping(faster: float) -> Callable[..., None]:
     """Return what a Tune worker does instead of a trial: sleep through the epochs, telling of each, and publish a trial's rows."""
 
-    def trainable(settings: Row, *, job: Job, trials: Sequence[PlannedTrial]) -> None:
+    def trainable(settings: Row, *, job: Job, expected: object) -> None:
         from ray import tune
 
         trial: PlannedTrial = pickle.loads(settings["trial"])
@@ -106,7 +110,7 @@ def sleeping(faster: float) -> Callable[..., None]:
             results.publish(table, part, rows)
         clean = {"clean_accuracy": 0.9, "adaptive_accuracy": 0.2}
         finished = Finished(*trial.key, "completed", figures=clean, seconds=(datetime.now(UTC) - started).total_seconds())
-        tune.report({"finished": vars(finished)})
+        tune.report({"finished": vars(finished), "peak": {"host_bytes": 0}})
 
     return trainable
 

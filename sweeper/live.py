@@ -102,6 +102,10 @@ class Display:
         seconds = time.monotonic() - self.state.probes.pop(probe.title).since
         self._say(problem or f"{probe.title}: {seconds:.1f} s", is_bad=problem is not None)
 
+    def note(self, text: str) -> None:
+        """Say something of the run as a whole, such as that it waits for nodes."""
+        self._say(text)
+
     def _say(self, text: str, is_bad: bool = False) -> None:
         line = Line(text, is_bad)
         self.state.say(line)

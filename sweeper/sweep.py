@@ -39,6 +39,7 @@ class View(Protocol):
     def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None: ...
     def probe_started(self, probe: Probe) -> None: ...
     def probe_ended(self, probe: Probe, problem: str | None) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 Executor = Callable[[Job, Sequence[Stage], Sequence[PlannedTrial], View, Probes], list[Finished]]
@@ -136,7 +137,7 @@ class _Compacting:
     def __init__(self, view: View, results: Results) -> None:
         self.begin, self.stage_started, self.stage_ended = view.begin, view.stage_started, view.stage_ended
         self.trial_progress, self.probe_started, self.probe_ended = view.trial_progress, view.probe_started, view.probe_ended
-        self._view, self._results, self._ended = view, results, 0
+        self.note, self._view, self._results, self._ended = view.note, view, results, 0
 
     def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None:
         self._view.trial_ended(trial, finished)

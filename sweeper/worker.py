@@ -168,8 +168,11 @@ def perform_probe(job: Job, probe: Probe, progress: Progress = no_progress) -> s
     return None
 
 
-def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, started: datetime) -> None:
+def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, started: datetime, host: str | None = None) -> None:
     """Append a failed try to `attempts`.
+
+    Args:
+        host: Where it ran; None: here, or not known.
 
     Raises:
         OSError: If even that cannot be written; the log has the message then.
@@ -178,7 +181,8 @@ def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, sta
     attempt = _next_attempt(results, trial)
     row: dict[str, Any] = {
         "trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "attempt": attempt, "status": "failed", "reason": reason,
-        "message": message, "log": job.log_shown(trial.trial_id), "host": socket.gethostname(), "started": started, "ended": datetime.now(UTC),
+        "message": message, "log": job.log_shown(trial.trial_id), "host": host or socket.gethostname(), "started": started,
+        "ended": datetime.now(UTC),
     }  # fmt: skip
     results.publish("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, str(attempt)), [row])
 

@@ -20,19 +20,31 @@ def environment(home: Path, **settings: str) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0", **settings}
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
-def head(home: Path, temporary: Path, *options: str, **settings: str) -> Iterator[str]:
+def head(home: Path, temporary: Path, *options: str, cpus: int = 1, port: int | None = None, **settings: str) -> Iterator[str]:
     """Start a head and yield its address, HOST:PORT. What was started is killed at the end, and nothing else.
 
     Args:
         temporary: A folder of a short name: Ray's sockets lie in it.
         settings: Of its environment.
     """
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    port = port or free_port()
     ray = Path(sys.executable).with_name("ray")
-    words = ["start", "--head", f"--port={port}", f"--temp-dir={temporary}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
+    words = [
+        "start",
+        "--head",
+        f"--port={port}",
+        f"--temp-dir={temporary}",
+        f"--num-cpus={cpus}",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
     try:
         started = subprocess.run([ray, *words, *options], env=environment(home, **settings), capture_output=True, text=True, timeout=60, check=True)
         found = re.search(r"--address='([^']+)'", started.stdout + started.stderr)
@@ -45,3 +57,10 @@ def head(home: Path, temporary: Path, *options: str, **settings: str) -> Iterato
                     process.kill()
             except psutil.Error:  # it has ended, or is another user's
                 continue
+
+
+def join(home: Path, address: str, *options: str, **settings: str) -> None:
+    """Have one more node join a head of this home, killed with it."""
+    ray = Path(sys.executable).with_name("ray")
+    words = ["start", f"--address={address}", "--num-cpus=1", "--disable-usage-stats", *options]
+    subprocess.run([ray, *words], env=environment(home, **settings), capture_output=True, timeout=60, check=True)

@@ -75,6 +75,7 @@ def test_a_killed_worker_costs_its_trial_nothing_but_time(space: Path, inline_ro
     _, said = process.communicate(timeout=180)
     assert killed
     assert process.returncode == 0, said
+    assert said.count("was lost; it continues from its last checkpoint; it is run again") == 1
     assert outcomes(tmp_path) == outcomes(inline_root)
     lost = Results(tmp_path).read("attempts", ["status", "reason"], {"status": "failed"}).to_pylist()
     assert [row["reason"] for row in lost] == ["lost"]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import worker
 
 from sweeper.cluster.head import check_head, set_mode
 
@@ -21,6 +22,7 @@ def connected(address: str | None) -> Iterator[None]:
         ConnectionError: If no head answers, or Ray cannot connect to it.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells of lost trials, which we do ourselves
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         if "RAY_AUTH_MODE" not in os.environ:  # a Ray that listens on this machine alone, for as long as the sweep runs
@@ -29,6 +31,7 @@ def connected(address: str | None) -> Iterator[None]:
         settings |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": 256 * 2**20}
     else:
         settings["address"] = check_head(address)
+    worker.print_to_stdstream = _hear_nothing  # it prints of lost workers on standard output, among tables
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(**settings)
@@ -40,3 +43,7 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _hear_nothing(*_: object, **__: object) -> None:
+    """Print nothing: lost workers and nodes are told of by whoever watches the sweep."""

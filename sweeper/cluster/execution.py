@@ -5,8 +5,11 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from sweeper.cluster.connection import connected
-from sweeper.cluster.resources import Resources, check_resources
+from sweeper.cluster.nodes import Nodes
+from sweeper.cluster.preflight import check_nodes
+from sweeper.cluster.resources import Resources
 from sweeper.cluster.root import reachable
+from sweeper.cluster.run import Run
 from sweeper.cluster.tasks import run_probes, run_stages
 from sweeper.cluster.trials import run_search_trials, run_trials
 from sweeper.escalation import Probes
@@ -19,14 +22,6 @@ if TYPE_CHECKING:
     from sweeper.search.running import Feed, SearchExecutor
 
 
-@contextmanager
-def _ready(job: Job, resources: Resources) -> Iterator[Job]:
-    """Connect to Ray and return the job as its workers need it."""
-    with connected(resources.address), nullcontext(job) if resources.address is None else reachable(job) as reached:
-        check_resources(resources)
-        yield reached
-
-
 def executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: False) -> Executor:
     """Return what runs a job's stages and trials on Ray with these resources.
 
@@ -35,11 +30,12 @@ def executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: 
     """
 
     def execute(job: Job, stages: Sequence[Stage], trials: Sequence[PlannedTrial], view: View, probes: Probes) -> list[Finished]:
-        with _ready(job, resources) as job:
-            run_stages(job, stages, resources, view, is_interrupted)
-            finished = run_trials(job, trials, resources, view, is_interrupted) if trials else []
+        with _begun(job, resources, view, is_interrupted) as run:
+            run_stages(run, stages)
+            finished = run_trials(run, trials) if trials else []
             while due := probes():
-                run_probes(job, due, resources, view, is_interrupted)
+                run_probes(run, due)
+            run.nodes.want(0)
             return finished
 
     return execute
@@ -49,8 +45,20 @@ def search_executor(resources: Resources, is_interrupted: Callable[[], bool] = l
     """Return what runs a search's shared stages and its trials on Ray with these resources; see `executor`."""
 
     def execute(job: Job, stages: Sequence[Stage], feed: "Feed", view: View) -> None:
-        with _ready(job, resources) as job:
-            run_stages(job, stages, resources, view, is_interrupted)
-            run_search_trials(job, feed, resources, view, is_interrupted)
+        with _begun(job, resources, view, is_interrupted) as run:
+            run_stages(run, stages)
+            run_search_trials(run, feed)
+            run.nodes.want(0)
 
     return execute
+
+
+@contextmanager
+def _begun(job: Job, resources: Resources, view: View, is_interrupted: Callable[[], bool]) -> Iterator[Run]:
+    """Connect to Ray and give what all work of a run shares, once a node can do it and all nodes have the same code."""
+    with connected(resources.address):
+        nodes = Nodes(resources, view.note)
+        nodes.wait(is_interrupted)
+        expected = None if resources.address is None else check_nodes()
+        with nullcontext(job) if resources.address is None else reachable(job) as reached:
+            yield Run(reached, resources, view, is_interrupted, nodes, expected)

@@ -41,6 +41,12 @@ class Feed:
     def is_finished(self) -> bool:
         return self.search.is_finished
 
+    @property
+    def remaining(self) -> int:
+        """Return about how many trials are still to begin: those begun earlier, and those that the budget admits (1 if it does not say)."""
+        most = self.search.space.most_trials
+        return self.search.num_begun + (max(0, most - self.search.num_asked) if most else 1)
+
     def next(self) -> PlannedTrial | None:
         """Return the next trial to run, recorded already."""
         work = self.search.next()

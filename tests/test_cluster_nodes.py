@@ -1,0 +1,111 @@
+"""Nodes that die and nodes that differ, as processes of one machine."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from small_cluster import environment, head, join
+
+pytestmark = pytest.mark.ray
+
+LOSSES = """
+import os, pickle, signal, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from sweeper.cluster import queue, trials
+from sweeper.cluster.connection import connected
+from sweeper.cluster.nodes import Nodes
+from sweeper.cluster.resources import Resources
+from sweeper.cluster.run import Run
+from sweeper.results import Results
+from sweeper.worker import Finished, Job
+
+address, folder = sys.argv[1], Path(sys.argv[2])
+queue.LOST_RETRIES = 0
+
+
+def trainable(settings, *, job, expected):
+    import ray, socket
+    from ray import tune
+
+    trial = pickle.loads(settings["trial"])
+    tune.report({"begun": [ray.get_runtime_context().get_node_id(), socket.gethostname()]})
+    time.sleep(1)
+    runs = folder / trial.label
+    count = len(runs.read_text()) if runs.exists() else 0
+    runs.write_text("x" * (count + 1))
+    if trial.label == "loses its process":
+        os._exit(1)
+    if count == 0:
+        os.kill(os.getppid(), signal.SIGKILL)  # the node's own process
+        time.sleep(60)
+    tune.report({"finished": vars(Finished(*trial.key, "completed")), "peak": {"host_bytes": 0}})
+
+
+def trial(label, name):
+    return SimpleNamespace(label=label, trial_id=name * 32, evaluation_id="e" * 32, key=(name * 32, "e" * 32))
+
+
+trials._trainable = trainable  # pickled by value, so that the workers have it
+view = SimpleNamespace(note=print, trial_progress=print, trial_ended=lambda trial, end: print("ended", trial.label, end.status, end.reason))
+results = Results(folder / "results", create=True)
+resources = Resources(cpus=1, address=address, max_concurrent=1)
+with connected(address):
+    run = Run(Job("losses", folder / "results", None), resources, view, lambda: False, Nodes(resources, print))
+    trials.run_trials(run, [trial("loses its node", "a"), trial("loses its process", "b")])
+for row in results.read("attempts").to_pylist():
+    print("row", row["trial_id"][0], row["status"], row["reason"], row["host"], row["message"])
+"""
+
+UNLIKE = """
+import sys
+from sweeper.cluster.connection import connected
+from sweeper.cluster.preflight import Unlike, check_nodes
+with connected(sys.argv[1]):
+    try:
+        print("alike", check_nodes()["code"])
+    except Unlike as error:
+        print(error)
+"""
+
+
+def test_a_node_with_another_version_or_other_code_is_named_before_any_work(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "torchattacks-9.9.dist-info").mkdir(parents=True)
+    (other / "torchattacks-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchattacks\nVersion: 9.9\n")
+    settings = {"RAY_AUTH_MODE": "disabled"}
+    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), **settings) as address:
+        command = [sys.executable, "-c", UNLIKE, address]
+        alike = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
+        path = f"{other}{os.pathsep}{environment(tmp_path)['PYTHONPATH']}"
+        join(tmp_path, address, **settings, PYTHONPATH=path)
+        unlike = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
+    assert alike.stdout.startswith("alike "), alike.stderr
+    assert "has torchattacks 9.9 instead of 3." in unlike.stdout, unlike.stderr
+
+
+def test_a_node_that_dies_uses_up_no_retry_and_a_process_that_dies_does(tmp_path: Path) -> None:
+    settings = {"RAY_AUTH_MODE": "disabled"}
+    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), cpus=0, **settings) as address:
+        join(tmp_path, address, **settings)
+        join(tmp_path, address, **settings)
+        done = subprocess.run(
+            [sys.executable, "-c", LOSSES, address, str(tmp_path)],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert "ended loses its node completed None" in done.stdout, done.stdout + done.stderr
+    assert "(raylet)" not in done.stdout + done.stderr
+    assert "ended loses its process failed lost" in done.stdout
+    host = socket.gethostname()
+    assert f"row a failed lost {host} trial aaaaaaaa (loses its node): its node {host} was lost" in done.stdout
+    assert f"row b failed lost {host} trial bbbbbbbb (loses its process): its worker process on {host} was lost" in done.stdout
+    assert (tmp_path / "loses its node").read_text() == "xx"
+    assert (tmp_path / "loses its process").read_text() == "x"

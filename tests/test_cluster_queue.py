@@ -1,0 +1,64 @@
+"""What is run again, and how often."""
+
+from collections.abc import Iterator
+
+from sweeper.cluster.queue import LOST_NODES, LOST_RETRIES, Queue
+
+
+def queue(works: str, alive: set[str]) -> Queue[str]:
+    rest: Iterator[str] = iter(works)
+    return Queue(lambda: next(rest, None), lambda work: work, lambda node: node in alive)
+
+
+def test_lost_work_comes_before_new_work() -> None:
+    it = queue("ab", {"n"})
+    assert it.next() == ("a", False)
+    assert it.lost("a", "n")
+    assert [it.next(), it.next(), it.next()] == [("a", False), ("b", False), None]
+
+
+def test_work_whose_process_dies_each_time_is_given_up() -> None:
+    it = queue("a", {"n"})
+    it.next()
+    assert [it.lost("a", "n") for _ in range(LOST_RETRIES + 1)] == [True] * LOST_RETRIES + [False]
+
+
+def test_a_process_that_dies_on_an_unknown_node_counts() -> None:
+    it = queue("a", {"n"})
+    assert [it.lost("a", None) for _ in range(LOST_RETRIES + 1)][-1] is False
+
+
+def test_nodes_that_die_use_up_no_retries() -> None:
+    it = queue("a", {"n"})
+    assert all(it.lost("a", f"gone {number}") for number in range(LOST_RETRIES + 5))
+    assert it.lost("a", "n")
+
+
+def test_a_process_missed_before_its_node_does_not_count_once_the_node_is_known_to_be_gone() -> None:
+    alive = {f"n{number}" for number in range(LOST_RETRIES)} | {"last"}
+    it = queue("a", alive)
+    assert all(it.lost("a", f"n{number}") for number in range(LOST_RETRIES))
+    alive -= {"n0", "n1"}
+    assert it.lost("a", "last")
+
+
+def test_work_under_which_every_node_dies_is_given_up_in_the_end() -> None:
+    it = queue("a", set())
+    assert [it.lost("a", "gone") for _ in range(LOST_NODES + 1)] == [True] * LOST_NODES + [False]
+
+
+def test_work_that_ran_out_of_memory_is_run_alone_once_nothing_else_is_ready() -> None:
+    it = queue("abc", {"n"})
+    it.next()
+    assert it.ran_out("a")
+    assert [it.next(), it.next(), it.next(), it.next()] == [("b", False), ("c", False), ("a", True), None]
+    assert not it.ran_out("a")
+
+
+def test_work_that_is_lost_while_it_runs_alone_is_run_alone_again() -> None:
+    it = queue("a", {"n"})
+    it.next()
+    it.ran_out("a")
+    it.next()
+    assert it.lost("a", "gone")
+    assert it.next() == ("a", True)
