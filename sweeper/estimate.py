@@ -1,7 +1,7 @@
 """What a plan costs: seconds from what was measured under this results root, and bytes; and whether the disk can take it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.artifacts import Artifacts
@@ -146,6 +146,20 @@ def _images(plan: Plan) -> int:
         held = {"digits": 260, "fashion_mnist": 6000, "cifar10": 5000}.get(plan.dataset, 10_000)
         return min(config.validation_images or held, held)
     return config.test_images or {"digits": 500}.get(plan.dataset, 10_000)
+
+
+def longest_first(trials: Sequence[PlannedTrial], seconds: Mapping[tuple[str, str], float]) -> list[PlannedTrial]:
+    """Return trials in the order in which to begin them: the longest first, so that it does not begin last; of equal ones in the order given.
+
+    Args:
+        seconds: Trial's key -> estimated seconds.
+    """
+    return sorted(trials, key=lambda trial: -seconds[trial.key])
+
+
+def estimated_seconds(plan: Plan, root: Root) -> dict[tuple[str, str], float]:
+    """Return trial's key -> estimated seconds, from what is measured under this results root, else a guess."""
+    return _seconds(plan, root)[0]
 
 
 def _seconds(plan: Plan, root: Root) -> tuple[dict[tuple[str, str], float], int]:

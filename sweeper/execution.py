@@ -76,7 +76,7 @@ def run_plan(plan: "Plan", splits: "Splits", results: "Root", data: Path | None,
     Raises:
         typer.Exit: 1 if a shared stage failed, 2 if nothing can be run, 130 if interrupted; a sentence on standard error says why.
     """
-    from sweeper.estimate import check_space
+    from sweeper.estimate import check_space, estimated_seconds, longest_first
     from sweeper.sweep import inline, run_sweep, state_of
 
     data = data.absolute() if data else None
@@ -84,7 +84,11 @@ def run_plan(plan: "Plan", splits: "Splits", results: "Root", data: Path | None,
         check_space(plan, results)
     with _running(means, plan, plan.plan_hash, results) as (resources, interrupted, display):
         execute = inline if means.inline else _ray("executor", resources, interrupted)
-        finished = run_sweep(plan, splits, results, data, execute, display, retry_failed=retry_failed, spreads_data=means.address is not None)
+        seconds = estimated_seconds(plan, results)
+        finished = run_sweep(
+            plan, splits, results, data, execute, display, retry_failed=retry_failed, order=lambda trials: longest_first(trials, seconds),
+            spreads_data=means.address is not None,
+        )  # fmt: skip
         state = state_of(plan, results)
         display.state.missing = len(state.missing)
     for problem in [end for end in finished if end.status == "failed"]:

@@ -44,6 +44,8 @@ class View(Protocol):
 
 Executor = Callable[[Job, Sequence[Stage], Sequence[PlannedTrial], View, Probes], list[Finished]]
 
+Order = Callable[[Sequence[PlannedTrial]], list[PlannedTrial]]
+
 
 @dataclass(frozen=True)
 class State:
@@ -93,10 +95,12 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     spreads_data: bool = False,
+    order: Order = list,
 ) -> list[Finished]:
     """Run what is missing of a plan and return how it ended, trials that were stored already not among them.
 
     Args:
+        order: In which order trials begin; what is recorded and ranked has the plan's.
         spreads_data: Put the images into the results root for nodes that do not have the data set's files.
 
     Raises:
@@ -117,7 +121,7 @@ def run_sweep(
     if not state.runnable and not pending(plan, results):
         return []
     job = job_of(plan.sweep, results, data_root, splits if spreads_data else None)
-    finished = execute(job, state.stages, state.runnable, _Compacting(view, results), probes)
+    finished = execute(job, state.stages, order(state.runnable), _Compacting(view, results), probes)
     results.compact()
     return finished
 

@@ -1,15 +1,22 @@
 """A plan is pure: the same input gives the same plan, and nothing is trained, written or read on the way."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from small_sweep import Silent, small_plan
 from torch.optim import Optimizer
 
 from sweeper import lookup, plan
+from sweeper.datasets import Splits
+from sweeper.estimate import longest_first
 from sweeper.options import attack_module
-from sweeper.plan import Plan
+from sweeper.plan import Plan, PlannedTrial
+from sweeper.results import Results
+from sweeper.sweep import run_sweep
+from sweeper.worker import Finished, Job
 
 FINGERPRINT = "f" * 64
 
@@ -179,3 +186,22 @@ def test_a_single_configuration_is_a_plan_of_its_own() -> None:
     alone = plan.of_config(config)
     assert alone.trials[0].trial_id == config.trial_id
     assert alone.trials[0].parts == ablations().trials[3].parts
+
+
+def test_the_longest_begins_first_and_equal_ones_in_the_order_given() -> None:
+    a, b, c, d = planned([{"seed": seed} for seed in range(4)]).trials
+    seconds = {a.key: 30.0, b.key: 90.0, c.key: 30.0, d.key: 5.0}
+    assert longest_first([a, b, c, d], seconds) == [b, a, c, d]
+
+
+def test_a_sweep_begins_trials_in_its_order_and_records_the_plans(tmp_path: Path, space: Path, splits: Splits) -> None:
+    its = small_plan(space, splits.fingerprint)
+    begun: list[str] = []
+
+    def execute(job: Job, stages: Any, trials: Sequence[PlannedTrial], view: Any, probes: Any) -> list[Finished]:
+        begun.extend(trial.label for trial in trials)
+        return []
+
+    run_sweep(its, splits, tmp_path, None, execute, Silent(), order=lambda trials: sorted(trials, key=lambda trial: trial.label))
+    assert begun == sorted(trial.label for trial in its.trials)
+    assert Results(tmp_path).read("sweeps", ["label"]).column("label").to_pylist() == [trial.label for trial in its.trials]

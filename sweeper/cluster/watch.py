@@ -66,7 +66,7 @@ class Watch(tune.Callback):
             reason, what = "lost", f"its worker process{f' on {host}' if host else ''} was lost; it continues from its last checkpoint"
         message = f"trial {its.trial_id[:8]} ({its.label}): {what}"
         message += self._record(its, reason, message, host, self._since.get(trial.trial_id, datetime.now(UTC)))
-        end = Finished(*its.key, "failed", reason, message, str(self.run.job.log_path(its.trial_id)))
+        end = Finished(*its.key, "failed", reason, message, self.run.job.log_shown(its.trial_id))
         if reason == "oom":
             self.supply.ran_out(its, end)
         else:
