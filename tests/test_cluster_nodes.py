@@ -16,7 +16,7 @@ LOSSES = """
 import os, pickle, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from sweeper.cluster import queue, trials
+from sweeper.cluster import nodes, queue, trials
 from sweeper.cluster.connection import connected
 from sweeper.cluster.nodes import Nodes
 from sweeper.cluster.resources import Resources
@@ -26,6 +26,7 @@ from sweeper.worker import Finished, Job
 
 address, folder = sys.argv[1], Path(sys.argv[2])
 queue.LOST_RETRIES = 0
+nodes.find_autoscaler = lambda: None
 
 
 def trainable(settings, *, job, expected):
@@ -38,6 +39,8 @@ def trainable(settings, *, job, expected):
     runs = folder / trial.label
     count = len(runs.read_text()) if runs.exists() else 0
     runs.write_text("x" * (count + 1))
+    if trial.label == "is too large":
+        time.sleep(60)  # until its node's memory is found full
     if trial.label == "loses its process":
         os._exit(1)
     if count == 0:
@@ -56,7 +59,7 @@ results = Results(folder / "results", create=True)
 resources = Resources(cpus=1, address=address, max_concurrent=1)
 with connected(address):
     run = Run(Job("losses", folder / "results", None), resources, view, lambda: False, Nodes(resources, print))
-    trials.run_trials(run, [trial("loses its node", "a"), trial("loses its process", "b")])
+    trials.run_trials(run, [trial(label, name) for label, name in zip(sys.argv[3:], "ab")])
 for row in results.read("attempts").to_pylist():
     print("row", row["trial_id"][0], row["status"], row["reason"], row["host"], row["message"])
 """
@@ -109,3 +112,13 @@ def test_a_node_that_dies_uses_up_no_retry_and_a_process_that_dies_does(tmp_path
     assert f"row b failed lost {host} trial bbbbbbbb (loses its process): its worker process on {host} was lost" in done.stdout
     assert (tmp_path / "loses its node").read_text() == "xx"
     assert (tmp_path / "loses its process").read_text() == "x"
+
+
+def test_a_trial_that_ran_out_of_memory_is_run_again_alone_once(tmp_path: Path) -> None:
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "200"}
+    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), **settings) as address:
+        command = [sys.executable, "-c", LOSSES, address, str(tmp_path), "is too large"]
+        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
+    assert "ended is too large failed oom" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("ran out of memory; it is run alone on a node") == 1
+    assert [line.split()[:4] for line in done.stdout.splitlines() if line.startswith("row")] == [["row", "a", "failed", "oom"]] * 2
