@@ -33,6 +33,9 @@ def trainable(settings, *, job, expected):
     import ray, socket
     from ray import tune
 
+    from sweeper.cluster.preflight import admit
+
+    admit(expected)
     trial = pickle.loads(settings["trial"])
     tune.report({"begun": [ray.get_runtime_context().get_node_id(), socket.gethostname()]})
     time.sleep(1)
@@ -58,7 +61,8 @@ view = SimpleNamespace(note=print, trial_progress=print, trial_ended=lambda tria
 results = Results(folder / "results", create=True)
 resources = Resources(cpus=1, address=address, max_concurrent=1)
 with connected(address):
-    run = Run(Job("losses", folder / "results", None), resources, view, lambda: False, Nodes(resources, print))
+    expected = {"code": "other"} if "differs" in sys.argv else None
+    run = Run(Job("losses", folder / "results", None), resources, view, lambda: False, Nodes(resources, print), expected)
     trials.run_trials(run, [trial(label, name) for label, name in zip(sys.argv[3:], "ab")])
 for row in results.read("attempts").to_pylist():
     print("row", row["trial_id"][0], row["status"], row["reason"], row["host"], row["message"])
@@ -122,3 +126,14 @@ def test_a_trial_that_ran_out_of_memory_is_run_again_alone_once(tmp_path: Path) 
     assert "ended is too large failed oom" in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("ran out of memory; it is run alone on a node") == 1
     assert [line.split()[:4] for line in done.stdout.splitlines() if line.startswith("row")] == [["row", "a", "failed", "oom"]] * 2
+
+
+def test_a_worker_on_a_machine_that_differs_ends_the_run_with_a_sentence_and_no_row(tmp_path: Path) -> None:
+    settings = {"RAY_AUTH_MODE": "disabled"}
+    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), **settings) as address:
+        command = [sys.executable, "-c", LOSSES, address, str(tmp_path), "differs"]
+        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith("sweeper.cluster.preflight.Unlike: node ")
+    assert "instead of other; all machines of a sweep must have the same" in done.stderr
+    assert not list((tmp_path / "results").glob("parts/attempts/*/*.parquet"))
