@@ -31,7 +31,9 @@ from typing import Any
 import numpy as np
 
 from sweeper import datasets
-from sweeper.config import Cell, TrialConfig, canonical_json
+from sweeper.canonical import canonical_json
+from sweeper.config import TrialConfig
+from sweeper.evaluations import Cell
 from sweeper.keys import attack_label, attack_settings, health_part, part_key, scores_part
 from sweeper.live import Display
 from sweeper.lookup import find
