@@ -36,10 +36,11 @@ def watch(
     From any machine that can read the results root. Shows what its own terminal shows, at most a few seconds later. Exit status: the run's own.
     """
     from sweeper.live_state import sweep_of
+    from sweeper.storage import open_store
 
     with refusing():
-        files, name = open_results(results).folder.store, sweep_of(sweep)
-        heard = _first(files, name, wait)
+        files, name = open_store(results), sweep_of(sweep)
+        heard = _first(files, name, wait)  # a run that is waited for may have to make its root first
         if as_json:
             heard = _print_json(files, heard, once)
         elif once:
@@ -60,7 +61,7 @@ def _first(files: "Store", sweep: str, wait: float) -> "Heard":
             break
         time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
     if heard is None:
-        raise ValueError(seen(files, sweep))
+        raise ValueError(seen(open_results(files).store, sweep))
     return heard
 
 

@@ -394,3 +394,16 @@ def _alive(root: Path) -> bool:
         heard = run_of(LocalStore(root), "long")
         return heard is not None and heard.is_alive
     return False
+
+
+def test_a_run_that_is_waited_for_may_have_to_make_its_root_first(tmp_path: Path) -> None:
+    root = tmp_path / "later"
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "sweeper", "watch", "tiny", "--wait", "60", "--results", str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(1.5)
+    assert watching.poll() is None
+    watching.kill()
+    watching.communicate()
+    refused = invoke("watch", "tiny", "--wait", "0.1", "--results", root)
+    assert refused.exit_code == 2 and "no results under" in refused.stderr

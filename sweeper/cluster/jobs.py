@@ -5,6 +5,7 @@ cluster.yaml` or `ssh -L` bring it here. It runs what it is given as a command o
 """
 
 import asyncio
+import http.client
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sweeper.cluster.relay import MARK
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 POLL = 0.2  # seconds between two questions whether a job has ended
 TIMEOUT = 10.0  # seconds for a head to answer
+FORWARDING = 8.0  # seconds for a port that is being forwarded to this machine (`ray dashboard … &`) to be there
 OPEN = ("PENDING", "RUNNING")
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray takes them before any address that it is given
 _OF_RAY = re.compile(r"(\d{4}-\d\d-\d\d .*INFO .*Runtime env is setting up\.|Running entrypoint for job .*)$")
@@ -42,8 +45,7 @@ def check_head(address: str) -> str | None:
     if not re.match(r"https?://[^/]", address):
         raise ValueError(f"--address must be the head's jobs server here, such as http://127.0.0.1:8265, got {address}")
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=TIMEOUT) as reply:
-            return str(json.load(reply)["ray_version"])
+        return _asked(address)
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
             raise ValueError(f"{address} answers, but is no jobs server of Ray (HTTP {error.code}); give the dashboard's port, 8265") from None
@@ -57,6 +59,20 @@ def check_head(address: str) -> str | None:
         words = "no answer within 10 s" if isinstance(reason, TimeoutError | socket.timeout) else getattr(reason, "strerror", None) or str(reason)
         hint = "is the head up with a dashboard (ray[default] on it), and its port brought here (`ray dashboard cluster.yaml`, or ssh -L)?"
         raise ValueError(f"no jobs server answers at --address {address}: {words}; {hint}") from None
+
+
+def _asked(address: str) -> str:
+    is_forwarded = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
+    deadline = time.monotonic() + (FORWARDING if is_forwarded else 0)
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=TIMEOUT) as reply:
+                return str(json.load(reply)["ray_version"])
+        except OSError as error:
+            is_closed = isinstance(getattr(error, "reason", error), ConnectionError | http.client.RemoteDisconnected)
+            if not is_closed or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL)
 
 
 class Head:
