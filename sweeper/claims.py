@@ -51,6 +51,19 @@ def claimed(store: Store, name: str, is_done: Callable[[], bool], on_wait: Calla
                 store.delete(_file(name, each))
 
 
+def abandon(store: Store, is_gone: Callable[[str, int], bool]) -> None:
+    """Give back what processes held that are known to be gone: who watches a cluster knows of a loss before the lease has run out.
+
+    Args:
+        is_gone: Host and process id -> is that process gone?
+    """
+    for name in store.names("claims"):
+        for number in _numbers(store, name):
+            owner = _parsed(_read(store, _file(name, number)) or b"")
+            if "pid" in owner and is_gone(owner["host"], owner["pid"]):
+                store.delete(_file(name, number))
+
+
 def _take(store: Store, name: str, mark: str, is_done: Callable[[], bool], on_wait: Callable[[str], None]) -> int | None:
     seen, since, told = b"", time.monotonic(), None
     while True:

@@ -140,3 +140,13 @@ def test_of_many_that_find_a_dead_claim_one_takes_over(store: LocalStore, monkey
     for thread in threads:
         thread.join()
     assert len(most) == 5 and max(most) == 1
+
+
+def test_a_process_that_is_known_to_be_gone_is_not_waited_for(store: LocalStore) -> None:
+    for name, pid in (("x", 7), ("y", 8)):
+        store.create(f"claims/{name}/1", json.dumps({"host": "far", "machine": "another", "pid": pid, "started": "7", "beat": 4}).encode())
+    claims.abandon(store, lambda host, pid: (host, pid) == ("far", 7))
+    since = time.monotonic()
+    with claimed(store, "x", never, silent):
+        assert time.monotonic() - since < 2
+    assert store.files("claims") == ["claims/y/1"]

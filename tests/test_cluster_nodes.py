@@ -57,12 +57,13 @@ def trial(label, name):
 
 
 trials._trainable = trainable  # pickled by value, so that the workers have it
-view = SimpleNamespace(note=print, trial_progress=print, trial_ended=lambda trial, end: print("ended", trial.label, end.status, end.reason))
+view = SimpleNamespace(note=print, trial_begun=print, trial_progress=print)
+view.trial_ended = lambda trial, end: print("ended", trial.label, end.status, end.reason)
 results = Results(folder / "results", create=True)
 resources = Resources(cpus=1, address=address, max_concurrent=1)
 with connected(address):
     expected = {"code": "other"} if "differs" in sys.argv else None
-    run = Run(Job("losses", folder / "results", None), resources, view, lambda: False, Nodes(resources, print), expected)
+    run = Run(Job("losses", results.store, None), resources, view, lambda: False, Nodes(resources, print), expected)
     trials.run_trials(run, [trial(label, name) for label, name in zip(sys.argv[3:], "ab")])
 for row in results.read("attempts").to_pylist():
     print("row", row["trial_id"][0], row["status"], row["reason"], row["host"], row["message"])

@@ -68,3 +68,13 @@ def test_a_terminal_gets_a_table_that_is_redrawn_and_taken_away(sweep: SmallSwee
         display.trial_progress(sweep.plan.trials[0], "train", 3, 10, {"loss": 0.125})
     assert "\x1b[" in out.getvalue()
     assert "train 3/10" in out.getvalue()
+
+
+def test_a_trial_that_is_begun_elsewhere_is_shown_with_its_host(sweep: SmallSweep) -> None:
+    display, _ = view(False)
+    trial = sweep.plan.trials[0]
+    display.trial_begun(trial, "worker1")
+    display.trial_progress(trial, "train", 3, 10, {})
+    assert "worker1" in rendered(display)
+    display.trial_begun(trial, "worker2")
+    assert "worker2" in rendered(display) and "worker1" not in rendered(display) and "starting 0/0" in rendered(display)

@@ -3,6 +3,7 @@
 So Tune writes no loggers' files, is never restored, and never retries: what is lost is given to it again by our queue, which knows why it was lost.
 """
 
+import os
 import pickle
 import socket
 import tempfile
@@ -26,7 +27,7 @@ from sweeper.worker import Finished, Job, perform_trial
 def _trainable(settings: dict[str, Any], *, job: Job, expected: Mapping[str, str] | None) -> None:
     """Run one trial inside a Tune worker, which is used again for the next."""
     admit(expected)
-    tune.report({"begun": [ray.get_runtime_context().get_node_id(), socket.gethostname()]})
+    tune.report({"begun": [ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid()]})
     trial: PlannedTrial = pickle.loads(settings["trial"])
 
     def hear(stage: str, done: int, total: int, figures: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 from ray.exceptions import RayTaskError
 
+from sweeper.claims import abandon
 from sweeper.cluster.preflight import Unlike
 from sweeper.cluster.run import Run
 from sweeper.cluster.supply import Supply
@@ -25,7 +26,7 @@ class Watch(tune.Callback):
     def __init__(self, run: Run, supply: Supply) -> None:
         self.run, self.supply = run, supply
         self.refusal: Unlike | None = None
-        self._places: dict[str, tuple[str, str]] = {}  # Tune's trial -> node id and host
+        self._places: dict[str, tuple[str, str, int]] = {}  # Tune's trial -> node id, host and process id
         self._since: dict[str, datetime] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,14 +50,16 @@ class Watch(tune.Callback):
         elif "progress" in result:
             self.run.view.trial_progress(planned(trial), *result["progress"])
         elif "begun" in result:
-            self._places[trial.trial_id] = tuple(result["begun"])
+            _, host, _ = self._places[trial.trial_id] = tuple(result["begun"])
+            if self.run.resources.address is not None:
+                self.run.view.trial_begun(planned(trial), host)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = error_of(trial)
         if isinstance(error, RayTaskError) and isinstance(error.cause, Unlike):
             self.refusal = error.cause
             return
-        node, host = self._places.get(trial.trial_id, (None, None))
+        node, host, process = self._places.get(trial.trial_id, (None, None, None))
         its = planned(trial)
         if is_of_memory(trial):
             reason, what = "oom", "its process was ended because its node ran out of memory"
@@ -65,17 +68,18 @@ class Watch(tune.Callback):
         else:
             reason, what = "lost", f"its worker process{f' on {host}' if host else ''} was lost; it continues from its last checkpoint"
         message = f"trial {its.trial_id[:8]} ({its.label}): {what}"
-        message += self._record(its, reason, message, host, self._since.get(trial.trial_id, datetime.now(UTC)))
+        message += self._record(its, reason, message, (host, process), self._since.get(trial.trial_id, datetime.now(UTC)))
         end = Finished(*its.key, "failed", reason, message, self.run.job.log_shown(its.trial_id))
         if reason == "oom":
             self.supply.ran_out(its, end)
         else:
             self.supply.lost(its, node, end)
 
-    def _record(self, trial: PlannedTrial, reason: str, message: str, host: str | None, started: datetime) -> str:
-        """Write the row; return what is to be said if that fails, since an exception in a callback would end the sweep."""
+    def _record(self, trial: PlannedTrial, reason: str, message: str, place: tuple[str | None, int | None], started: datetime) -> str:
+        """Write the row and give back the process's claims; return what is to be said if that fails: an exception would end the sweep."""
         try:
-            record_failure(self.run.job, trial, reason, message, started, host)
+            record_failure(self.run.job, trial, reason, message, started, place[0])
+            abandon(self.run.job.store, lambda *owner: owner == place)
         except OSError as error:
             return f" (not recorded in attempts: {error})"
         return ""
