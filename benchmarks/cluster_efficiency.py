@@ -1,6 +1,6 @@
 """Measure a cluster of three hosts on this machine: how much of its cores equal trials get, and how soon a lost node is noticed.
 
-    sudo .venv/bin/python benchmarks/cluster_efficiency.py [--trials 12] [--repeats 3] [--template FILE] [--log FILE] [-- further options of `run`]
+    sudo .venv/bin/python benchmarks/cluster_efficiency.py [--trials 12] [--repeats 3] [--log FILE] [-- further options of `run`]
 
 The hosts are those of `tests/cluster`, one CPU each, the head among them, brought up with `ray up` and sharing one results folder. How each number
 is obtained:
@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cluster"))
-from bench import FILE, TEMPLATE, Cluster, cluster_file, name_of
+from bench import FILE, Cluster, cluster_file, name_of
 from hosts import LAPTOP, RESULTS, Hosts, missing
 
 from sweeper.results import Results
@@ -173,7 +173,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3, help="of each loss of a node; 0: none")
-    parser.add_argument("--template", type=Path, default=TEMPLATE, help="a cluster file of provider `local`, to be tried here")
     parser.add_argument("--log", type=Path, default=None, help="where what the sweep says goes")
     parser.add_argument("options", nargs="*", help="of `run`, such as --set num_epochs=5")
     args = parser.parse_args()
@@ -182,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sweeper-efficiency-") as folder, Hosts(3, Path(folder)) as hosts:
         cluster = Cluster(hosts)
         began = time.monotonic()
-        cluster.up(cluster_file(hosts, args.template))
+        cluster.up(cluster_file(hosts))
         print(f"three nodes {time.monotonic() - began:.0f} s after the call of ray up", flush=True)
         measure_sweep(cluster, args.trials, args.options, args.log or hosts.folder(LAPTOP) / "sweep.log")
         sys.stdout.flush()

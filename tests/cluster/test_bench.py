@@ -1,18 +1,21 @@
 """The real sweep on three hosts of one machine, brought up with `ray up`: what a killed and a cut-off worker cost, and that it is only time."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from bench import Cluster, cluster_file
 from hosts import CHECKOUT, LAPTOP, RESULTS, Hosts, missing
 from same_outcomes import KEY, differences
 
+from sweeper.config import TrialConfig
 from sweeper.results import Results
 
 REASON = missing()
@@ -39,13 +42,19 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def one_machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the results of the same sweep in one process of this machine, without Ray."""
+def one_machine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Begin the same sweep in one process of this machine, without Ray; return what waits for its end and gives its results."""
     folder = tmp_path_factory.mktemp("one-machine")
     (folder / "betas.py").write_text(SPACE)
     words = [sys.executable, "-m", "sweeper", "run", str(folder / "betas.py"), "--inline", "--results", str(folder / "results"), *SIZES.split()]
-    subprocess.run(words, check=True, capture_output=True, timeout=600, env=os.environ | {"PYTHONPATH": str(CHECKOUT)})
-    return folder / "results"
+    with (folder / "said.txt").open("w") as said:
+        running = subprocess.Popen(words, stdout=said, stderr=said, env=os.environ | {"PYTHONPATH": str(CHECKOUT)})
+
+    def ended() -> Path:
+        assert running.wait(600) == 0, (folder / "said.txt").read_text()
+        return folder / "results"
+
+    return ended
 
 
 def wait_for_trial(cluster: Cluster, host: str, sweep: subprocess.Popen[bytes], log: Path, seconds: float = 180) -> None:
@@ -58,13 +67,33 @@ def wait_for_trial(cluster: Cluster, host: str, sweep: subprocess.Popen[bytes], 
     time.sleep(2)  # into its first epochs
 
 
-def test_a_killed_and_a_cut_off_worker_change_nothing_in_the_tables(one_machine: Path, cluster: Cluster, tmp_path: Path) -> None:
+def epochs_stored(root: Path) -> Counter[str]:
+    """Return how many epochs the checkpoint of each training under way holds, by the training's key."""
+    checkpoints = (root / "artifacts/checkpoints").glob("*.pt")
+    return Counter({path.stem: len(torch.load(path, weights_only=True)["epochs"]) for path in checkpoints})
+
+
+def weights_of(root: Path, trial_id: str) -> str:
+    (row,) = Results(root).read("trials", ["config"], {"trial_id": trial_id}).to_pylist()
+    return TrialConfig.model_validate_json(row["config"]).weights_key
+
+
+def resumed_after(root: Path, trial_id: str) -> int:
+    """Return after how many epochs the purifier's training went on when the trial was last begun; all of them if it had ended."""
+    last = (root / "logs/betas" / f"{trial_id}.log").read_text().rpartition("STARTED")[2]
+    first = re.search(r" train (\d+)/8 ", last)
+    return int(first[1]) - 1 if first else 8
+
+
+def test_a_killed_and_a_cut_off_worker_change_nothing_in_the_tables(one_machine: Callable[[], Path], cluster: Cluster, tmp_path: Path) -> None:
     hosts, log = cluster.hosts, tmp_path / "sweep.log"
     (hosts.folder(LAPTOP) / "root/betas.py").write_text(SPACE)
     cluster.laptop("ray rsync-up /root/cluster.yaml /root/betas.py /root/betas.py")
     sweep = cluster.exec(f"python -m sweeper run /root/betas.py --address auto --results {RESULTS}/betas {SIZES}", log)
 
+    root = hosts.results() / "betas"
     wait_for_trial(cluster, "worker1", sweep, log)
+    trained = epochs_stored(root)
     hosts.kill_all("worker1")
     cluster.watch.wait_until(lambda alive: "worker1" not in alive, 15, "death of worker1's node")
     wait_for_trial(cluster, "worker2", sweep, log)
@@ -73,13 +102,14 @@ def test_a_killed_and_a_cut_off_worker_change_nothing_in_the_tables(one_machine:
     hosts.restore("worker2")
 
     assert sweep.wait(600) == 0, log.read_text()[-8000:]
-    root = hosts.results() / "betas"
-    assert differences(one_machine, root) == [], "all six trials, with the outcome lists of one machine"
+    assert differences(one_machine(), root) == [], "all six trials, with the outcome lists of one machine"
     for table, key in (("trials", ["trial_id"]), ("scores", list(KEY))):
         rows = Counter(tuple(row.values()) for row in Results(root).read(table, key).to_pylist())
         assert rows and set(rows.values()) == {1}, table
-    lost = Results(root).read("attempts", ["trial_id"], {"reason": "lost"}).to_pylist()
-    assert len(lost) >= 2, "both workers were hit while they had a trial"
+    lost = Results(root).read("attempts", ["trial_id", "host"], {"reason": "lost"}).to_pylist()
+    assert {row["host"] for row in lost} == {"worker1", "worker2"}, "both workers were hit while they had a trial"
+    killed = next(row["trial_id"] for row in lost if row["host"] == "worker1")
+    assert resumed_after(root, killed) >= trained[weights_of(root, killed)], "no epoch that was stored is trained again"
 
     cluster.watch.wait_until(lambda alive: alive == set(hosts.cluster), 120, "return of both workers")  # started again by the head's autoscaler
     cluster.down()
