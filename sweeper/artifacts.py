@@ -114,7 +114,7 @@ class Artifacts:
     def load(self, kind: str, key: str) -> Bundle | None:
         """Return a stored artifact, verified against its own hash, or None."""
         name = self.name(kind, key)
-        if self._cache is not None and kind in SHARED:
+        if self._cache is not None and kind in SHARED and self.has(kind, key):  # a copy here does not make it stored
             cached = self._cache.read(name)
             bundle = None if cached is None else _unpacked(cached)
             if bundle is not None:

@@ -34,7 +34,10 @@ def claimed(store: Store, name: str, is_done: Callable[[], bool], on_wait: Calla
         on_wait: Told who holds the claim (`host, process 123`), whenever that changes.
     """
     mark = uuid.uuid4().hex
-    number = _take(store, name, mark, is_done, on_wait)
+    try:
+        number = _take(store, name, mark, is_done, on_wait)
+    except OSError:  # it is advice: where it cannot be had, the work is done without, and meets the storage itself
+        number = None
     if number is None:
         yield
         return
@@ -46,9 +49,10 @@ def claimed(store: Store, name: str, is_done: Callable[[], bool], on_wait: Calla
     finally:
         stop.set()
         beating.join()
-        for each in _numbers(store, name):
-            if each <= number:
-                store.delete(_file(name, each))
+        with suppress(OSError):  # then it runs out
+            for each in _numbers(store, name):
+                if each <= number:
+                    store.delete(_file(name, each))
 
 
 def abandon(store: Store, is_gone: Callable[[str, int], bool]) -> None:
@@ -72,6 +76,7 @@ def _take(store: Store, name: str, mark: str, is_done: Callable[[], bool], on_wa
         if last is None and numbers:  # given back just now
             if is_done():
                 return None
+            time.sleep(POLL_SECONDS / 10)
             continue
         if last != seen:
             seen, since = last, time.monotonic()

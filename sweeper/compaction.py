@@ -87,6 +87,7 @@ def compact(results: "Results", max_rows: int = MAX_ROWS, attempts: int = 5) -> 
     `clean` does that, later. Readers and writers may run meanwhile.
     """
     for _ in range(attempts):
+        base = newest(results.folder)  # before the manifest: what is committed from here on makes this attempt lose
         manifest = results.manifest()
         tables: dict[str, tuple[CompactedFile, ...]] = {}
         written: list[str] = []
@@ -100,7 +101,7 @@ def compact(results: "Results", max_rows: int = MAX_ROWS, attempts: int = 5) -> 
                 parts += count
             if not parts:
                 return None
-            generation = max(generations(results.folder), default=0) + 1
+            generation = base + 1
             committed = results.folder.store.create(manifest_name(generation), Manifest(generation, tables).to_json())
         except BaseException:
             _discard(results.folder, written)
@@ -111,24 +112,30 @@ def compact(results: "Results", max_rows: int = MAX_ROWS, attempts: int = 5) -> 
     return None
 
 
-def add(results: "Results", additions: Mapping[str, Addition], attempts: int = 5) -> bool:
-    """Commit rows of several tables with one manifest, so that all of them show at once; say whether that could be done.
+def newest(folder: Folder) -> int:
+    """Return the number of the newest manifest, readable or not, 0 if there is none."""
+    return max(generations(folder), default=0)
+
+
+def add(results: "Results", additions: Mapping[str, Addition], base: int) -> bool:
+    """Commit rows of several tables with one manifest, so that all of them show at once; False if another manifest was committed meanwhile.
 
     Readers take a part of one of these keys, should it be published meanwhile, for held already.
+
+    Args:
+        base: `newest` before anything was read of which the additions were made.
     """
-    for _ in range(attempts):
-        manifest = results.manifest()
-        generation = max(generations(results.folder), default=0) + 1
-        tables = {table: tuple(file for file, _ in results.compacted(table, manifest)) for table in TABLES}
-        written: list[str] = []
-        for table, addition in additions.items():
-            name = f"{generation:08d}-{uuid.uuid4().hex[:12]}.parquet"
-            written.append(f"compacted/{table}/{name}")
-            results.folder.store.create(written[-1], addition.content)
-            tables[table] += (CompactedFile(name, addition.rows, len(addition.content), addition.parts),)
-        if results.folder.store.create(manifest_name(generation), Manifest(generation, tables).to_json()):
-            return True
-        _discard(results.folder, written)
+    manifest, generation = results.manifest(), base + 1
+    tables = {table: tuple(file for file, _ in results.compacted(table, manifest)) for table in TABLES}
+    written: list[str] = []
+    for table, addition in additions.items():
+        name = f"{generation:08d}-{uuid.uuid4().hex[:12]}.parquet"
+        written.append(f"compacted/{table}/{name}")
+        results.folder.store.create(written[-1], addition.content)
+        tables[table] += (CompactedFile(name, addition.rows, len(addition.content), addition.parts),)
+    if results.folder.store.create(manifest_name(generation), Manifest(generation, tables).to_json()):
+        return True
+    _discard(results.folder, written)
     return False
 
 

@@ -17,6 +17,7 @@ from sweeper.schemas import TABLES
 if TYPE_CHECKING:
     import pyarrow as pa
 
+ATTEMPTS = 5  # to commit, where others commit at the same time
 FOLDERS = ("artifacts", "sources", "logs")
 _PASSING = ("artifacts/checkpoints/",)  # of trainings under way: they are the other root's business
 _ORDER = ("trials", *(table for table in TABLES if table != "trials"))  # a trial's other rows are there before its row of `trials` is
@@ -41,12 +42,24 @@ def merge(target: Results, source: Results) -> Merged:
     if target.root == source.root:
         raise ValueError(f"a results root cannot be merged with itself: {target.root}")
     merged = Merged()
+    _copy_files(target, source, merged)
+    for _ in range(ATTEMPTS):
+        base = compaction.newest(target.folder)  # before the target is read: what is committed from here on makes this attempt lose
+        additions = _additions(target, source, merged)
+        if not additions or compaction.add(target, additions, base):
+            return merged
+    raise ValueError(f"others kept committing to {target.root}; merge again when they are done")
+
+
+def _additions(target: Results, source: Results, merged: Merged) -> dict[str, compaction.Addition]:
+    """Return the rows that target lacks, by table; merged is told how many."""
     additions: dict[str, compaction.Addition] = {}
+    merged.rows.clear()
     for table in _ORDER:
-        new = source.stored(table) - target.stored(table)
+        rows, parts = source.read_all(table)
+        new = parts - target.stored(table)
         if not new:
             continue
-        rows = source.read(table, include_unfinished=True)
         if table == "attempts":
             rows, new, merged.renumbered = _attempts(rows, target)
         known = target.read(table, list(TABLES[table].key), include_unfinished=True)
@@ -55,10 +68,7 @@ def merge(target: Results, source: Results) -> Merged:
             additions[table] = compaction.Addition(parquet.encode(table, rows, is_compacted=True), rows.num_rows, tuple(sorted(new)))
             target.folder.announce_schema(table, TABLES[table])
             merged.rows[table] = rows.num_rows
-    _copy_files(target, source, merged)
-    if additions and not compaction.add(target, additions):
-        raise ValueError(f"others kept committing to {target.root}; merge again when they are done")
-    return merged
+    return additions
 
 
 def _copy_files(target: Results, source: Results, merged: Merged) -> None:

@@ -1,7 +1,7 @@
 """The results store: tables of immutable Parquet files under one root.
 
 A row is published once, as part of a file named by its keys: publishing again does nothing, so a trial that is run again after a crash cannot make
-a row appear twice, and no file is ever changed. Columns: `schemas.py`. How files lie and come to be: `storage.py`. What is in them:
+a row appear twice, and no file is ever changed. Columns: `schemas.py`. How files lie and come to be: `storage/`. What is in them:
 `parquet.py`. Few large files instead of many: `compaction.py`. SQL: `sql.py`.
 
     results = Results("results", create=True)
@@ -213,6 +213,15 @@ class Results:
             finished, _ = self._load("trials", ["trial_id"], None)
             data = parquet.semi_join(data, finished, "trial_id")
         return data.select(columns)
+
+    def read_all(self, table: str) -> tuple["pa.Table", set[str]]:
+        """Return a table's rows, also those of unfinished trials, and the keys of the parts that these are of: of no other, and of all of them."""
+        manifest = self.manifest()
+        held = {path: file.parts for file, path in self.compacted(table, manifest)}
+        held |= {path: (key,) for key, path in self.uncovered(table, manifest).items()}
+        data, used = self._load(table, list(find_table(table).columns), None, list(held))
+        self._assert_unique(table, data, used)
+        return data, {key for path in used for key in held[path]}
 
     def read_parts(
         self, table: str, part_keys: Sequence[str], columns: Sequence[str] | None = None, where: parquet.Where | None = None

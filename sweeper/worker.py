@@ -119,7 +119,7 @@ def perform_stage(job: Job, stage: Stage, progress: Progress = no_progress) -> s
 
 
 def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progress) -> Finished:
-    """Run a trial and say how it ended. Only what is no `Exception` (a kill, Ctrl-C) gets out."""
+    """Run a trial and say how it ended. What is no `Exception` (a kill, Ctrl-C) gets out, and an OSError of a root that takes neither log nor row."""
     started = datetime.now(UTC)
     path = job.log_shown(trial.trial_id)
     log = open_log(job.store, job.log_name(trial.trial_id))
@@ -195,7 +195,7 @@ def reason_of(error: BaseException) -> str:
         return "gradient"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "oom"
-    if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in (5, 28, 30, 122)):
+    if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in (None, 5, 28, 30, 122)):
         return "storage"
     return "bug"
 

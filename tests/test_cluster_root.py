@@ -43,7 +43,7 @@ def unseen(job: Job, tmp_path: Path) -> Job:
     from sweeper.cluster.root import ReachedStore
 
     assert isinstance(job.store, ReachedStore)
-    return replace(job, store=ReachedStore(tmp_path, ".tmp/not-there", "head", job.store.server))
+    return replace(job, store=ReachedStore(tmp_path, ".tmp/not-there", job.store.server))
 
 
 def test_a_node_that_sees_the_root_uses_it_directly(job: Job, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from small_sweep import SmallSweep
 from tiny_sweep import invoke
 
+from sweeper import compaction
 from sweeper.merging import merge
 from sweeper.results import Results
 from sweeper.schemas import TABLES
@@ -89,3 +90,47 @@ def test_the_command_says_what_came_and_refuses_what_is_no_root(sweep: SmallSwee
     assert refused.exit_code == 2 and "no results under" in refused.stderr
     same = invoke("merge", sweep.root, "--results", sweep.root)
     assert same.exit_code == 2 and "cannot be merged with itself" in same.stderr
+
+
+def test_a_merge_and_a_compaction_at_once_lose_nothing(sweep: SmallSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compactor has read the manifest, the merge commits, the compactor commits."""
+    target, source = Results(tmp_path / "target", create=True), Results(sweep.root)
+    target.publish("evaluations", "own", [{"evaluation_id": "own", "name": "n", "split": "test", "dataset": "d", "fingerprint": "f", "config": "{}"}])
+    honest, merged = Results.merge, []
+
+    def slow(results: Results, table: str, paths: list[str]) -> tuple[bytes, int, list[str]]:
+        if not merged:
+            merged.append(merge(Results(tmp_path / "target"), source))
+        return honest(results, table, paths)
+
+    monkeypatch.setattr(Results, "merge", slow)
+    target.compact()
+    found = everything(tmp_path / "target")
+    assert merged and found["trials"] == everything(sweep.root)["trials"] and len(found["evaluations"]) == 2
+
+
+def test_two_merges_of_one_root_at_once_double_nothing(sweep: SmallSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, source = Results(tmp_path / "target", create=True), Results(sweep.root)
+    honest, first = compaction.add, []
+
+    def second(results: Results, additions: dict[str, compaction.Addition], base: int) -> bool:
+        if not first:
+            first.append(1)
+            merge(Results(tmp_path / "target"), source)
+        return honest(results, additions, base)
+
+    monkeypatch.setattr(compaction, "add", second)
+    assert merge(target, source).rows == {}
+    assert everything(tmp_path / "target") == everything(sweep.root)
+
+
+def test_rows_that_cannot_be_read_do_not_count_as_brought(sweep: SmallSweep, tmp_path: Path) -> None:
+    source = shutil.copytree(sweep.root, tmp_path / "source", ignore=shutil.ignore_patterns("compacted", "manifests"))
+    damaged = next(path for path in (source / "parts" / "scores").rglob("*.parquet"))
+    content = bytearray(damaged.read_bytes())
+    content[4:200] = bytes(196)
+    damaged.write_bytes(content)
+    target = Results(tmp_path / "target", create=True)
+    merge(target, Results(source))
+    assert not target.has("scores", damaged.stem)
+    assert len(state_of(sweep.plan, tmp_path / "target").missing) == 1

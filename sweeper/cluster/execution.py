@@ -1,8 +1,10 @@
 """What runs a sweep's or a search's work on Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
+
+from ray.exceptions import RayError
 
 from sweeper.cluster.connection import connected
 from sweeper.cluster.nodes import Nodes
@@ -35,7 +37,6 @@ def executor(resources: Resources, is_interrupted: Callable[[], bool] = lambda: 
             finished = run_trials(run, trials) if trials else []
             while due := probes():
                 run_probes(run, due)
-            run.nodes.want(0)
             return finished
 
     return execute
@@ -48,7 +49,6 @@ def search_executor(resources: Resources, is_interrupted: Callable[[], bool] = l
         with _begun(job, resources, view, is_interrupted) as run:
             run_stages(run, stages)
             run_search_trials(run, feed)
-            run.nodes.want(0)
 
     return execute
 
@@ -61,4 +61,8 @@ def _begun(job: Job, resources: Resources, view: View, is_interrupted: Callable[
         nodes.wait(is_interrupted)
         expected = None if resources.address is None else check_nodes()
         with nullcontext(job) if resources.address is None else reachable(job) as reached:
-            yield Run(reached, resources, view, is_interrupted, nodes, expected)
+            try:
+                yield Run(reached, resources, view, is_interrupted, nodes, expected)
+            finally:
+                with suppress(RayError):  # of a cluster that is gone: it starts no nodes either
+                    nodes.want(0)  # else an autoscaler keeps nodes for work that nobody asks for any more

@@ -70,10 +70,15 @@ class Packing:
         self._resources = resources
         self._memory, self._share, self._is_measured = PLENTY, 0.0, False
 
-    def learn(self, peak: Peak) -> None:
-        """Take in what one needed at its most."""
+    def learn(self, peak: Peak, is_typical: bool = True) -> None:
+        """Take in what one needed at its most.
+
+        Args:
+            is_typical: Others need about as much, so that the first such one takes the place of what is assumed.
+        """
         memory = math.ceil(peak.host_bytes * HEADROOM / STEP) * STEP
-        self._memory, self._is_measured = (max(self._memory, memory) if self._is_measured else memory), True
+        self._memory = max(self._memory, memory) if self._is_measured or not is_typical else memory
+        self._is_measured |= is_typical
         if peak.gpu_total_bytes:
             self._share = max(self._share, math.ceil(100 * peak.gpu_bytes * HEADROOM / peak.gpu_total_bytes) / 100)
 

@@ -7,7 +7,6 @@ call returns, so nothing is lost with a worker's node.
 
 import errno
 import os
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ def reachable(job: Job) -> Iterator[Job]:
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": CONCURRENT_CALLS, "max_restarts": -1, "max_task_retries": -1}
     server: Any = ray.remote(_Server).options(scheduling_strategy=here, **options).remote(str(job.store.root))
     try:
-        yield replace(job, store=ReachedStore(job.store.root, witness, socket.gethostname(), server))
+        yield replace(job, store=ReachedStore(job.store.root, witness, server))
     finally:
         job.store.delete(witness)
         ray.kill(server)
@@ -64,21 +63,23 @@ class ReachedStore:
     Args:
         root: The folder, as the driver calls it.
         witness: Name of the file in it that proves that another node's folder of that path is the same.
-        host: The driver's.
         server: The actor that is asked.
     """
 
-    def __init__(self, root: Path, witness: str, host: str, server: Any) -> None:
-        self.root, self.witness, self.host, self.server = root, witness, host, server
+    def __init__(self, root: Path, witness: str, server: Any) -> None:
+        self.root, self.witness, self.server = root, witness, server
         self.url = str(root)
 
     def __reduce__(self) -> Any:
-        return ReachedStore, (self.root, self.witness, self.host, self.server)  # each process finds out for itself
+        return ReachedStore, (self.root, self.witness, self.server)  # each process finds out for itself
 
     @cached_property
     def _seen(self) -> LocalStore | None:
         local = LocalStore(self.root)
-        return local if local.stat(self.witness) is not None else None
+        try:
+            return local if local.stat(self.witness) is not None else None
+        except OSError:  # a folder of that path which is not for us, or a mount that is gone: the actor is asked
+            return None
 
     def _call(self, method: str, *arguments: Any) -> Any:
         if self._seen is not None:

@@ -74,9 +74,14 @@ class Supply:
         self._running.add(trial.key)
         return trial, self._packing.alone(nodes.alive) if is_alone else self._packing.grant(nodes.alive)
 
+    def is_running(self, trial: PlannedTrial) -> bool:
+        """Say whether a trial was given out and has not ended."""
+        return trial.key in self._running
+
     def ended(self, trial: PlannedTrial, finished: Finished, peak: Peak) -> None:
         """Take in how a trial ended; one that failed for want of memory is run again alone, once."""
-        self._packing.learn(peak)
+        if finished.status == "completed":  # one that failed at once needed nothing
+            self._packing.learn(peak)
         if finished.reason == "oom":
             self.ran_out(trial, finished)
         else:

@@ -38,7 +38,10 @@ def run_stages(run: Run, stages: Sequence[Stage]) -> None:
         done.add(stage.key)
         run.view.stage_ended(stage)
 
-    _run_tasks(run, perform_stage, ready, lambda: len(waiting), lambda stage: stage.key, ended)
+    def gave_up(stage: Stage, message: str) -> None:
+        raise StageFailed(message)
+
+    _run_tasks(run, perform_stage, ready, lambda: len(waiting), lambda stage: stage.key, ended, gave_up)
 
 
 def run_probes(run: Run, probes: Sequence[Probe]) -> None:
@@ -50,7 +53,7 @@ def run_probes(run: Run, probes: Sequence[Probe]) -> None:
             run.view.probe_started(waiting[0])
         return waiting.pop(0) if waiting else None
 
-    _run_tasks(run, perform_probe, ready, lambda: len(waiting), lambda probe: probe.part, run.view.probe_ended)
+    _run_tasks(run, perform_probe, ready, lambda: len(waiting), lambda probe: probe.part, run.view.probe_ended, run.view.probe_ended)
 
 
 def _run_tasks(
@@ -60,6 +63,7 @@ def _run_tasks(
     remaining: Callable[[], int],
     key: Callable[[Any], Hashable],
     ended: Callable[[Any, Any], None],
+    gave_up: Callable[[Any, str], None],
 ) -> None:
     """Run `perform(job, work)` as Ray tasks, as many at once as there is room for on the nodes that are there.
 
@@ -68,6 +72,7 @@ def _run_tasks(
         remaining: Returns how many pieces have not begun.
         key: What a piece of work is.
         ended: Called with a piece of work and what `perform` returned.
+        gave_up: Called with one that was lost too often, or that no memory sufficed for, and a sentence that says so.
     """
     remote = ray.remote(_performed)
     queue, packing, running = Queue(ready, key, run.nodes.is_alive), Packing(run.resources), {}
@@ -92,15 +97,15 @@ def _run_tasks(
             except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
                 is_memory = isinstance(error, OutOfMemoryError)
                 if not (queue.ran_out(work) if is_memory else queue.lost(work, _DEAD if isinstance(error, NodeDiedError) else None)):
-                    raise StageFailed(f"{work.title} was lost too often: {str(error).strip().partition(chr(10))[0]}") from None
+                    gave_up(work, f"{work.title} was lost too often: {str(error).strip().partition(chr(10))[0]}")
             except RayTaskError as error:
                 cause = error.cause if isinstance(error.cause, Exception) else error
                 if not isinstance(cause, _RanOut):
                     raise cause from None
                 if not queue.ran_out(work):
-                    raise StageFailed(str(cause)) from None
+                    gave_up(work, str(cause))
             else:
-                packing.learn(peak)
+                packing.learn(peak, is_typical=False)  # a stage may have found what it was to make
                 ended(work, value)
 
 

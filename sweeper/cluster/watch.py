@@ -14,7 +14,7 @@ from sweeper.cluster.run import Run
 from sweeper.cluster.supply import Supply
 from sweeper.memory import Peak
 from sweeper.plan import PlannedTrial
-from sweeper.worker import Finished, record_failure
+from sweeper.worker import Finished, reason_of, record_failure
 
 
 class Watch(tune.Callback):
@@ -59,12 +59,16 @@ class Watch(tune.Callback):
         if isinstance(error, RayTaskError) and isinstance(error.cause, Unlike):
             self.refusal = error.cause
             return
-        node, host, process = self._places.get(trial.trial_id, (None, None, None))
         its = planned(trial)
+        if not self.supply.is_running(its):  # its process was lost after it had told how the trial ended
+            return
+        node, host, process = self._places.get(trial.trial_id, (None, None, None))
         if is_of_memory(trial):
             reason, what = "oom", "its process was ended because its node ran out of memory"
         elif node is not None and not self.run.nodes.is_alive(node):
             reason, what = "lost", f"its node {host} was lost; it continues from its last checkpoint"
+        elif isinstance(error, RayTaskError):
+            reason, what = reason_of(error.cause), f"{type(error.cause).__name__}: {error.cause}"
         else:
             reason, what = "lost", f"its worker process{f' on {host}' if host else ''} was lost; it continues from its last checkpoint"
         message = f"trial {its.trial_id[:8]} ({its.label}): {what}"

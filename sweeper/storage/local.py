@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ class LocalStore:
                 os.link(aside, path)
             except FileExistsError:
                 # NFS may lose the reply to a link that was made and then refuse the retry: the file is ours if it is the same file
-                return os.path.samefile(aside, path)
+                with suppress(FileNotFoundError):  # it was there, and is gone again: a claim that was given back
+                    return os.path.samefile(aside, path)
+                return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise

@@ -31,8 +31,8 @@ class Recent:
         """Remember a file's content, if it is one that never changes."""
         if not name.startswith(_IMMUTABLE) or len(content) > MOST_BYTES // 8:
             return
-        self.forget(name)
         with self._lock:
+            self._size -= len(self._contents.pop(name, b""))
             self._contents[name] = content
             self._size += len(content)
             while self._size > MOST_BYTES:
