@@ -117,6 +117,17 @@ def test_a_killed_run_goes_on_in_the_bucket(proxy: Proxy, swept: Swept) -> None:
     assert differences(swept.root, place) == []
 
 
+@pytest.mark.ray
+def test_workers_of_ray_fill_a_bucket_too(proxy: Proxy, swept: Swept) -> None:
+    place = new_root(proxy)
+    words = [sys.executable, "-m", "sweeper", "run", str(swept.space), "--results", place, "--epsilons", "0.1", *SIZES]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert differences(swept.root, place) == []
+    logs = Results(place).store.files("logs")
+    assert len(logs) == 3 and all(b"COMPLETED" in Results(place).store.read(log) for log in logs)
+
+
 def test_wrong_credentials_and_a_missing_bucket_are_told_in_a_sentence(proxy: Proxy, swept: Swept) -> None:
     refused = invoke("run", swept.space, "--inline", "--results", "s3://no-such-bucket-here/x", *SIZES)
     assert refused.exit_code == 2 and "no-such-bucket-here" in refused.stderr and "Traceback" not in refused.stderr
