@@ -51,7 +51,11 @@ Split = Annotated[
 Address = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster; default: this machine.")]
 Gpus = Annotated[
     float | None,
-    typer.Option(metavar="X", help="GPUs of each trial, whole or a fraction; default: 1 if this machine has one, at medium and paper."),
+    typer.Option(
+        metavar="X",
+        help="GPUs of each trial, whole or a fraction; default: 1 if the machine that the command runs on has one, at medium and paper; "
+        "say it for a cluster whose head has none.",
+    ),
 ]
 MaxConcurrent = Annotated[int | None, typer.Option(min=1, metavar="N", help="Trials at once, at most.")]
 Inline = Annotated[bool, typer.Option("--inline", help="Everything in this process, one after the other, without Ray.")]

@@ -393,6 +393,13 @@ def test_the_image_has_the_pinned_versions_and_the_package() -> None:
     assert copied == {"sweeper", "models", "attacks", "search_spaces", "pyproject.toml", "constraints.txt", "README.md"}
 
 
+@pytest.mark.parametrize("file", SHIPPED)
+def test_every_shipped_command_asks_for_the_gpu_that_the_head_has_not(file: str) -> None:
+    text = re.sub(r"\\\n#? *", "", (ROOT / file).read_text())
+    commands = [line for line in text.splitlines() if "--scale medium" in line]
+    assert commands and all("--gpus-per-trial 1" in command for command in commands)
+
+
 @pytest.mark.parametrize("script", ["aws-iam.sh", "slurm.sbatch"])
 def test_bash_can_read_every_shipped_script(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "deploy" / script)], check=True, timeout=10)
