@@ -400,6 +400,13 @@ def test_every_shipped_command_asks_for_the_gpu_that_the_head_has_not(file: str)
     assert commands and all("--gpus-per-trial 1" in command for command in commands)
 
 
+@pytest.mark.parametrize("file", [AWS, LOCAL, SLURM, "deploy/Dockerfile"])
+def test_every_machine_gets_boto3_within_the_constraints(file: str) -> None:
+    text = re.sub(r"\\?\n *", " ", (ROOT / file).read_text())
+    assert re.search(r"""pip install [^;]*-c \S*constraints\.txt [^;]*-e ["']\S*\[s3\]["']""", text)
+    assert re.search(r"(?m)^boto3==", (ROOT / "constraints.txt").read_text())
+
+
 @pytest.mark.parametrize("script", ["aws-iam.sh", "slurm.sbatch"])
 def test_bash_can_read_every_shipped_script(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "deploy" / script)], check=True, timeout=10)
