@@ -158,8 +158,10 @@ def _check_cluster(path: Path) -> None:
         findings = check(path)
     for finding in findings:
         print(finding.shown(path))
-    wrong = sum(not finding.is_advice for finding in findings)
-    errors.print(f"{path}: errors {wrong}, advice {len(findings) - wrong}", markup=False, soft_wrap=True)
+    wrong, advice = (sum(finding.level == level for finding in findings) for level in ("error", "advice"))
+    errors.print(f"{path}: errors {wrong}, advice {advice}", markup=False, soft_wrap=True)
+    if lines := len({finding.line for finding in findings if finding.level == "to fill in"}):
+        errors.print(f"NOT READY: {lines} line{'s' * (lines > 1)} to fill in before the cluster can start", style="yellow", soft_wrap=True)
     raise typer.Exit(1 if wrong else 0)
 
 

@@ -49,6 +49,8 @@ def _check_launcher(source: Source) -> list[Finding]:
     from sweeper.cluster.validation import of_ray  # imports Ray
 
     findings = _apply((*launcher.RULES, *start_commands.RULES, to_edit), source)
+    if not launcher.provider_of(source):
+        return findings  # Ray reads nothing without it, and names it by a KeyError
     is_told = any(finding.message.startswith("head_node_type") for finding in findings)  # Ray says it too, without the names
     return findings + [finding for finding in of_ray(source.root) if not (is_told and "head_node_type" in finding.message)]
 

@@ -56,7 +56,7 @@ def entrypoint(source: Source) -> Iterator[Finding]:
         yield Finding(told.line, "the entrypoint has no --address auto; the sweep would run on the head's pod alone")
     place = words.index("--results") + 1 if "--results" in words else 0
     if not place or "://" not in words[place : place + 1][0]:
-        yield Finding(told.line, "the entrypoint's --results names no object store; a folder within the pods is gone with them", is_advice=True)
+        yield Finding(told.line, "the entrypoint's --results names no object store; a folder within the pods is gone with them", level="advice")
 
 
 def versions(source: Source) -> Iterator[Finding]:
@@ -71,7 +71,7 @@ def versions(source: Source) -> Iterator[Finding]:
             image = container["image"]
             tag = re.search(r":[^:/]*?(\d+\.\d+\.\d+)[^:/]*$", image.text())
             if image.text() and not tag:
-                yield Finding(image.line, f"the image {image.text()!r} of {name} has no Ray version in its tag; pin it", is_advice=True)
+                yield Finding(image.line, f"the image {image.text()!r} of {name} has no Ray version in its tag; pin it", level="advice")
             elif tag and told.text() and tag[1] != told.text():
                 yield Finding(image.line, f"the image of {name} is of Ray {tag[1]}, and rayVersion is {told.text()}")
             python = re.search(r"-py3(\d+)", image.text())
@@ -115,7 +115,7 @@ def scaling(source: Source) -> Iterator[Finding]:
     if spec["ttlSecondsAfterFinished"].number() and spec["shutdownAfterJobFinishes"].value is not True:
         yield Finding(spec.line_of("ttlSecondsAfterFinished"), "ttlSecondsAfterFinished does nothing unless shutdownAfterJobFinishes is true")
     elif spec["shutdownAfterJobFinishes"].value is not True:
-        yield Finding(source.root.line_of("spec"), "shutdownAfterJobFinishes is not true; the pods stay, and are paid for", is_advice=True)
+        yield Finding(source.root.line_of("spec"), "shutdownAfterJobFinishes is not true; the pods stay, and are paid for", level="advice")
 
 
 def resources(source: Source) -> Iterator[Finding]:
@@ -131,13 +131,13 @@ def resources(source: Source) -> Iterator[Finding]:
             if not asks.is_missing and asks.text() != limits[GPU].text():
                 yield Finding(asks.line, f"{name} requests {asks.text()} {GPU}, its limit is {limits[GPU].text() or 'missing'}; they must be equal")
             if not limits[GPU].is_missing and not any(entry["key"].text() in (GPU, "") for entry in pod["tolerations"].entries()):
-                yield Finding(pod.line, f"{name} asks for {GPU} and tolerates no taint {GPU}; GPU machines usually have it", is_advice=True)
+                yield Finding(pod.line, f"{name} asks for {GPU} and tolerates no taint {GPU}; GPU machines usually have it", level="advice")
     heads = groups(source)[0][1].at("template", "spec", "containers").entries()[:1]
     for container in heads:
         told = {entry["name"].text() for entry in container["env"].entries()}
         if missing := [name for name in HEALTH if f"RAY_health_check_{name}" not in told]:
             yield Finding(container.line, f"the head's container does not set RAY_health_check_{missing[0]}; a silent node is noticed after a minute "
-                          "only", is_advice=True)  # fmt: skip
+                          "only", level="advice")  # fmt: skip
 
 
 RULES: tuple[Rule, ...] = (keys, required, entrypoint, versions, authentication, scaling, resources)

@@ -32,7 +32,7 @@ def keys(source: Source) -> Iterator[Finding]:
     kind = provider_of(source)
     if kind and kind not in PROVIDERS:
         line = source.root["provider"].line_of("type")
-        yield Finding(line, f"provider.type {kind!r} is not checked further here; checked are {', '.join(PROVIDERS)}", is_advice=True)
+        yield Finding(line, f"provider.type {kind!r} is not checked further here; checked are {', '.join(PROVIDERS)}", level="advice")
     yield from misspelt(source.root["provider"], PROVIDERS.get(kind, {}), "provider")
     for name, node in source.root["available_node_types"].items():
         yield from misspelt(node["node_config"], NODES.get(kind, {}), f"{name}.node_config")
@@ -41,6 +41,9 @@ def keys(source: Source) -> Iterator[Finding]:
 def places(source: Source) -> Iterator[Finding]:
     """Region, zone, project and addresses."""
     provider, kind = source.root["provider"], provider_of(source)
+    if not kind:
+        missing = "provider" if provider.is_missing else "provider.type"
+        yield Finding(source.root.line_of("provider"), f"{missing} is missing; it says whose machines are used: {', '.join(PROVIDERS)}")
     is_coordinated = kind == "local" and not provider["coordinator_address"].is_missing
     for key, reason in {} if is_coordinated else _NEEDS.get(kind, {}).items():
         if provider[key].value in (None, ""):
@@ -86,7 +89,7 @@ def mounts(source: Source) -> Iterator[Finding]:
             yield Finding(line, f"{local.text()} can be read by others on this machine; `chmod 600 {local.text()}`")
         elif path.is_dir() and (heavy := [name for name in _HEAVY if (path / name).exists()]):
             yield Finding(line, f"file_mounts source {local.text()!r} holds {heavy[0]}; Ray reads every file of it at each `ray up`, also what "
-                          "rsync_exclude names; mount the folders that are needed", is_advice=True)  # fmt: skip
+                          "rsync_exclude names; mount the folders that are needed", level="advice")  # fmt: skip
 
 
 def node_types(source: Source) -> Iterator[Finding]:
@@ -137,7 +140,7 @@ def machines_of_aws(source: Source) -> Iterator[Finding]:
     provider, head = source.root["provider"], source.root["head_node_type"].text()
     if provider["cache_stopped_nodes"].value is not False:
         line = provider.line_of("cache_stopped_nodes") if not provider["cache_stopped_nodes"].is_missing else source.root.line_of("provider")
-        yield Finding(line, "provider.cache_stopped_nodes is not false; `ray down` then stops machines, whose disks cost on", is_advice=True)
+        yield Finding(line, "provider.cache_stopped_nodes is not false; `ray down` then stops machines, whose disks cost on", level="advice")
     for name, node in source.root["available_node_types"].items():
         config = node["node_config"]
         if config["InstanceType"].is_missing:
@@ -147,7 +150,7 @@ def machines_of_aws(source: Source) -> Iterator[Finding]:
             yield Finding(line, f"{name}.node_config.ImageId is missing; Ray's own default is Ubuntu 18.04 with CUDA 11.2, too old for today's torch")
         if config["IamInstanceProfile"].is_missing and name != head:
             line = node.line_of("node_config")
-            yield Finding(line, f"{name} has no IamInstanceProfile; its trials cannot reach a results root on S3", is_advice=True)
+            yield Finding(line, f"{name} has no IamInstanceProfile; its trials cannot reach a results root on S3", level="advice")
 
 
 RULES: tuple[Rule, ...] = (keys, places, access, mounts, node_types, firewall, machines_of_aws)

@@ -64,11 +64,11 @@ def one_ray_per_node(source: Source) -> Iterator[Finding]:
     if tasks != "1":
         yield Finding(line, f"#SBATCH --ntasks-per-node must be 1, got {tasks or 'nothing'}; each task starts a Ray of its own")
     if "time" not in told:
-        yield Finding(1, "#SBATCH --time is missing; the partition's default may be short", is_advice=True)
+        yield Finding(1, "#SBATCH --time is missing; the partition's default may be short", level="advice")
     if "requeue" not in told:
-        yield Finding(1, "#SBATCH --requeue is missing; a job that loses a node is not begun again, though it would go on", is_advice=True)
+        yield Finding(1, "#SBATCH --requeue is missing; a job that loses a node is not begun again, though it would go on", level="advice")
     if "exclusive" not in told:
-        yield Finding(1, "#SBATCH --exclusive is missing; two jobs on one node meet on Ray's ports", is_advice=True)
+        yield Finding(1, "#SBATCH --exclusive is missing; two jobs on one node meet on Ray's ports", level="advice")
 
 
 def start(source: Source) -> Iterator[Finding]:
@@ -104,9 +104,9 @@ def environment(source: Source) -> Iterator[Finding]:
         yield Finding(line or 1, f"RAY_AUTH_MODE=token is not exported before Ray starts, got {mode[1] if mode else 'nothing'}; other users of the "
                       "cluster reach its ports")  # fmt: skip
     if "RAY_health_check_" not in before:
-        yield Finding(line or 1, "no RAY_health_check_… is exported before Ray starts; a silent node is noticed after a minute only", is_advice=True)
+        yield Finding(line or 1, "no RAY_health_check_… is exported before Ray starts; a silent node is noticed after a minute only", level="advice")
     if "ulimit -n" not in before:
-        yield Finding(line or 1, "the limit of open files is not raised (`ulimit -n 65536`) before Ray starts", is_advice=True)
+        yield Finding(line or 1, "the limit of open files is not raised (`ulimit -n 65536`) before Ray starts", level="advice")
 
 
 def syntax(source: Source) -> Iterator[Finding]:
@@ -123,7 +123,7 @@ def to_edit(source: Source) -> Iterator[Finding]:
     """What the shipped script leaves to be filled in."""
     for line, text in enumerate(source.lines, start=1):
         if "EDIT" in text and not text.startswith("#"):
-            yield Finding(line, "EDIT stands to be filled in", is_advice=True)
+            yield Finding(line, "EDIT is a placeholder", level="to fill in")
 
 
 RULES: tuple[Rule, ...] = (known_options, one_ray_per_node, start, environment, syntax, to_edit)

@@ -131,7 +131,7 @@ def limits(source: Source) -> Iterator[Finding]:
     for start in starts(source):
         line = source.line_with(start.entry, "ray start")
         if "ulimit -n" not in start.entry.text().split("ray start")[0]:
-            yield Finding(line, f"{start.key} does not raise the limit of open files (`ulimit -n 65536;` before `ray start`)", is_advice=True)
+            yield Finding(line, f"{start.key} does not raise the limit of open files (`ulimit -n 65536;` before `ray start`)", level="advice")
         if (size := start.options.get("object-store-memory")) is not None and not size.startswith("$") and not (
             size.isdigit() and int(size) >= LEAST_OBJECT_STORE
         ):  # fmt: skip
@@ -139,7 +139,7 @@ def limits(source: Source) -> Iterator[Finding]:
             yield Finding(line, f"--object-store-memory must be whole bytes, at least {LEAST_OBJECT_STORE}, got {size!r}")
         if start.who == "head" and (missing := [name for name in HEALTH if f"RAY_health_check_{name}" not in start.exported]):
             yield Finding(line, f"the head does not export RAY_health_check_{missing[0]} before `ray start`; a silent node is noticed after a minute "
-                          "only", is_advice=True)  # fmt: skip
+                          "only", level="advice")  # fmt: skip
 
 
 def versions(source: Source) -> Iterator[Finding]:
@@ -164,7 +164,7 @@ def versions(source: Source) -> Iterator[Finding]:
             yield Finding(image.line, f"docker.image has Ray {told[1]}, and {pinned()['ray']} is used here; a driver of another version is refused")
     elif "ray" not in found:
         yield Finding(source.root.line_of("setup_commands"), f"no setup command pins ray=={pinned()['ray']}; another Ray refuses the driver",
-                      is_advice=True)  # fmt: skip
+                      level="advice")  # fmt: skip
 
 
 def syntax(source: Source) -> Iterator[Finding]:
