@@ -447,6 +447,30 @@ def test_the_roles_for_aws_give_workers_the_bucket_and_nothing_else(tmp_path: Pa
     assert [call[3] for call in managed] == ["sweeper-head"]
 
 
+def test_the_roles_for_aws_can_be_made_again_after_a_call_that_stopped_half_way(tmp_path: Path) -> None:
+    (tmp_path / "aws").write_text("""#!/bin/bash
+cd "${0%/*}"  # as IAM: one file for what was made, which cannot be made twice
+made() { [[ -e $1 ]] && exit 254; [[ -e stop ]] && [[ $1 == has-* ]] && exit 1; touch "$1"; exit 0; }
+case $2 in
+  create-role) made "role-$4" ;;
+  create-instance-profile) made "profile-$4" ;;
+  add-role-to-instance-profile) made "has-$4" ;;
+  get-role) [[ -e role-$4 ]] || exit 254; echo "arn:aws:iam::1:role/$4" ;;
+  get-instance-profile) [[ -e profile-$4 ]] || exit 254; [[ -e has-$4 ]] && echo "$4" || echo ;;
+esac
+""")
+    (tmp_path / "aws").chmod(0o755)
+    (tmp_path / "stop").touch()
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    statuses = []
+    for _ in range(3):
+        statuses.append(subprocess.run(["bash", "deploy/aws-iam.sh", "our-bucket"], env=environment, capture_output=True, timeout=10).returncode)
+        (tmp_path / "stop").unlink(missing_ok=True)
+    assert statuses == [1, 0, 0]
+    kinds = {path.name for path in tmp_path.iterdir()} - {"aws"}
+    assert kinds == {f"{kind}-sweeper-{who}" for kind in ("role", "profile", "has") for who in ("head", "worker")}
+
+
 @pytest.mark.slow
 def test_the_machines_of_cluster_yaml_start_on_a_simulated_ec2(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moto = pytest.importorskip("moto")
