@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -92,19 +93,40 @@ def _of_storage(error: BaseException | None) -> OSError | None:
     return None
 
 
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """Return where a cluster's head is to be asked, None for `auto`; nothing is asked.
+
+    Raises:
+        ValueError: If it is neither `auto` nor `HOST:PORT` with a port of 1 to 65535; an IPv6 host stands in brackets.
+    """
+    if address == "auto":
+        return None
+    if address.startswith(("http://", "https://")):
+        raise ValueError(f"--address {address} is a jobs server, which takes a run with --detach; a run from here takes auto or HOST:6379")
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--address must be HOST:PORT of the head, such as 10.0.0.1:6379, or auto on a node of the cluster, got {address}; from elsewhere use "
+            "--detach with the head's jobs server, such as http://127.0.0.1:8265"
+        )
+    parts = re.fullmatch(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:/\[\]@]+)):(?P<port>[0-9]{1,5})", address)
+    if parts is None or not 1 <= int(parts["port"]) <= 65535:
+        raise ValueError(f"--address must be HOST:PORT of the head, such as 10.0.0.1:6379, or auto, got {address or 'nothing'}")
+    return parts["v6"] or parts["name"], int(parts["port"])
+
+
 def check_address(address: str) -> None:
     """Refuse a cluster that does not answer, before Ray is imported; `cluster/head.py` asks what listens there.
 
     Raises:
-        ValueError: If nothing listens at `HOST:PORT`; other forms (`auto`) are left to it.
+        ValueError: As `host_and_port`, or if nothing listens there; `auto` is left to Ray.
     """
-    host, colon, port = address.rpartition(":")
-    if not colon or "/" in host or not port.isdigit():
+    place = host_and_port(address)
+    if place is None:
         return
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ValueError(f"no Ray cluster answers at --address {address}: {error.strerror or error}") from None
+        socket.create_connection(place, timeout=5).close()
+    except (OSError, UnicodeError) as error:  # a name with an empty label is a UnicodeError
+        raise ValueError(f"no Ray cluster answers at --address {address}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _sentence(error: Exception) -> str:

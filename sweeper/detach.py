@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import typer
 
-from sweeper.arguments import errors
+from sweeper.arguments import errors, host_and_port
 from sweeper.lookup import own_files
 from sweeper.on_head import words_of
 
@@ -18,34 +18,37 @@ OUTSIDE = "outside"  # folder of the job for files that do not lie under the cur
 
 
 def check_detached(address: str | None, *, detach: bool, inline: bool) -> None:
-    """Refuse what cannot be submitted, and the jobs server where a running Ray is meant; a head that does not answer, too.
+    """Refuse an address of another form than the run takes, and what cannot be submitted; no head is asked.
 
     Raises:
         ValueError: Naming the option.
     """
-    from sweeper.cluster.jobs import check_head
+    from sweeper.cluster.jobs import check_url
 
     if not detach:
-        if address is not None and "://" in address and address.startswith("http"):
-            raise ValueError(f"--address {address} is a jobs server, which takes a run with --detach; a run from here takes auto or HOST:6379")
+        if address is not None:
+            host_and_port(address)
         return
     if inline:
         raise ValueError("--detach runs on a cluster, and --inline in this process; give one of them")
     if address is None:
         raise ValueError("--detach needs --address, the head's jobs server, such as http://127.0.0.1:8265")
-    check_head(address)
+    check_url(address)
 
 
 def submit_and_say(context: typer.Context, sweep: str, plan_hash: str) -> None:
     """Submit the command of a context; print the job's id, and on standard error the commands that follow it. Raises ValueError as `submit`."""
     address, results = str(context.params["address"]), str(context.params["results"])
-    print(submit(context, sweep, plan_hash, address))
+    job = submit(context, sweep, plan_hash, address)
+    print(job)
     is_shared = "://" in results
     where = f"--results {shlex.quote(results)}" + ("" if is_shared else f" --address {address}")
     place = results if is_shared or results.startswith(("/", "~")) else f"{results} in the home folder"
     errors.print(f"submitted to {address}; results lie under {place}{'' if is_shared else ' of the head'}", soft_wrap=True, markup=False)
     for command in (f"watch {sweep} --wait 300", f"status {sweep}", f"rank {sweep}", f"stop {sweep}"):
         errors.print(f"  python -m sweeper {command} {where}", soft_wrap=True, markup=False, highlight=False)
+    errors.print("if no run is seen, why it failed before it began:", soft_wrap=True, markup=False)
+    errors.print(f"  ray job logs {job} --address {address}", soft_wrap=True, markup=False, highlight=False)
 
 
 def submit(context: typer.Context, sweep: str, plan_hash: str, address: str) -> str:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 NARROW = ("seconds", "seeds", "perplexity")  # columns of a ranking that a narrow terminal does without, in this order
 
 
-def open_results(root: "StorageRoot") -> "Results":
+def open_results(root: "StorageRoot", hint: str = "run a sweep first, or name the root with --results") -> "Results":
     from sweeper.results import Results
     from sweeper.storage import is_root, open_store
 
     store = open_store(root)
     store.check()
     if not is_root(store):
-        raise ValueError(f"no results under {store.url}; run a sweep first, or name the root with --results")
+        raise ValueError(f"no results under {store.url}; {hint}")
     return Results(store, on_problem=lambda problem: errors.print(f"left out: {problem}", style="yellow", markup=False, soft_wrap=True))
 
 
@@ -196,7 +196,7 @@ def merge(
     from sweeper.results import Results
 
     with refusing():
-        source = open_results(other)
+        source = open_results(other, "merge takes from a root that has some")
         target = Results(results, create=True, on_problem=lambda problem: errors.print(f"left out: {problem}", style="yellow", markup=False))
         merged = merge_roots(target, source)
     print_rows([{"table": table, "rows added": count} for table, count in merged.rows.items()], "table", title=f"{source.root} -> {target.root}")

@@ -42,8 +42,7 @@ def check_head(address: str) -> str | None:
     Raises:
         ValueError: Saying what is wrong with the address, or that the head asks for a token.
     """
-    if not re.match(r"https?://[^/]", address):
-        raise ValueError(f"--address must be the head's jobs server here, such as http://127.0.0.1:8265, got {address}")
+    check_url(address)
     try:
         return _asked(address)
     except urllib.error.HTTPError as error:
@@ -59,6 +58,24 @@ def check_head(address: str) -> str | None:
         words = "no answer within 10 s" if isinstance(reason, TimeoutError | socket.timeout) else getattr(reason, "strerror", None) or str(reason)
         hint = "is the head up with a dashboard (ray[default] on it), and its port brought here (`ray dashboard cluster.yaml`, or ssh -L)?"
         raise ValueError(f"no jobs server answers at --address {address}: {words}; {hint}") from None
+    except http.client.HTTPException:
+        raise ValueError(f"{address} answers, but not in HTTP; give the dashboard's port, 8265") from None
+
+
+def check_url(address: str) -> None:
+    """Refuse what is no URL of a jobs server; nothing is asked.
+
+    Raises:
+        ValueError: If it is not http:// or https://, has no host that can be looked up, or a port that is none.
+    """
+    try:
+        parts = urlsplit(address)
+        host = (parts.hostname or "").encode("idna")
+        is_url = parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and address.isprintable() and " " not in address
+    except ValueError:  # of an IPv6 address, a port, or a host's name (UnicodeError)
+        is_url = False
+    if not is_url:
+        raise ValueError(f"--address must be the head's jobs server here, such as http://127.0.0.1:8265, got {address or 'nothing'}")
 
 
 def _asked(address: str) -> str:

@@ -42,7 +42,9 @@ class Place:
         if "@" in parts.netloc:
             raise ValueError(f"a results root's URL holds no credentials, they come from the environment: {_CREDENTIALS[parts.scheme]}")
         prefix = unquote(parts.path).strip("/")
-        if not parts.netloc or parts.fragment or any(step in ("", ".", "..") for step in (prefix or "x").split("/")):
+        if not parts.netloc:
+            raise ValueError(f"the bucket is missing: results root must be {parts.scheme}://bucket/prefix, got {url!r}")
+        if parts.fragment or any(step in ("", ".", "..") for step in (prefix or "x").split("/")):
             raise ValueError(f"results root must be {parts.scheme}://bucket/prefix, without empty steps, '.', '..' or '#', got {url!r}")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := options.keys() - set(_OPTIONS[parts.scheme]):
