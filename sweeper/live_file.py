@@ -1,7 +1,7 @@
 """A run's state in its results root, for whoever watches from elsewhere; and there, what the run is asked: to stop.
 
 `live/<sweep>.json` is replaced as a whole every few seconds while the sweep runs and once more at its end. `stop/<sweep>.json` asks the run that it
-names to stop; another run of the sweep does not heed it.
+names to stop; another run of the sweep does not heed it, and deletes it when it begins.
 """
 
 import json
@@ -81,6 +81,7 @@ class LiveFile:
                 break
         if not self._state.title:
             return
+        self._forget_requests()
         self._write()
         while not self._ended.wait(self._period):
             self._heed()
@@ -93,6 +94,14 @@ class LiveFile:
             self._files.replace(self._name, encode(self._state, time.monotonic()))
         except Exception as error:  # whatever a storage's client raises: the sweep itself does not need the file
             self._complain(f"what runs cannot be written into {self._name}, so `watch` shows it late or not at all: {error or type(error).__name__}")
+
+    def _forget_requests(self) -> None:
+        """Delete what an earlier run of the sweep was asked and did not hear: until its first write nobody knows this run, so none can mean it."""
+        try:
+            if self._files.stat(self._request) is not None:
+                self._files.delete(self._request)
+        except Exception as error:
+            self._complain(f"{self._request}, which an earlier run was asked, cannot be deleted: {error or type(error).__name__}")
 
     def _heed(self) -> None:
         """Stop the run if it, and no earlier one, is asked to."""

@@ -9,7 +9,7 @@ import typer
 
 from sweeper.arguments import DEFAULT_ROOT, Root, errors, refusing
 from sweeper.inspect_results import open_results
-from sweeper.operate_results import POLL
+from sweeper.operate_results import POLL, say_loss
 
 if TYPE_CHECKING:
     from sweeper.results import Results
@@ -81,7 +81,11 @@ def _write(text: str) -> None:
 
 
 def _follow(files: "Store", name: str, text: str) -> None:
-    """Print what is added to a log until its trial or the run has ended; a log that was begun anew is printed from its start."""
+    """Print what is added to a log until its trial or the run has ended; a log that was begun anew is printed from its start.
+
+    Raises:
+        typer.Exit: 1 if the run seems dead; a sentence on standard error says so.
+    """
     from sweeper.live_state import FOLDER
     from sweeper.watching import listen
 
@@ -96,6 +100,9 @@ def _follow(files: "Store", name: str, text: str) -> None:
         if heard is not None and not heard.state.is_running:
             errors.print(f"the run on {heard.state.host} has ended: {heard.end}", soft_wrap=True, markup=False)
             return
+        if heard is not None and heard.is_dead:
+            say_loss(heard)
+            raise typer.Exit(1)
         if heard is not None and heard.is_silent and not has_warned:
             errors.print(heard.warning, style="yellow", soft_wrap=True, markup=False)
             has_warned = True

@@ -33,7 +33,8 @@ def watch(
 ) -> None:
     """Watch a sweep that runs elsewhere, until it ends.
 
-    From any machine that can read the results root. Shows what its own terminal shows, at most a few seconds later. Exit status: the run's own.
+    From any machine that can read the results root. Shows what its own terminal shows, at most a few seconds later. Exit status: the run's own; 1 if
+    it seems dead, which --once says after half a minute of silence, and otherwise ends the watching after 5 minutes more.
     """
     from sweeper.live_state import sweep_of
     from sweeper.storage import open_store
@@ -47,7 +48,7 @@ def watch(
             _print_once(heard)
         else:
             heard = show(_followed(files, heard)) or heard
-    raise typer.Exit(heard.state.exit_status or 0)
+    raise typer.Exit(1 if heard.is_silent else heard.state.exit_status or 0)
 
 
 def _first(files: "Store", sweep: str, wait: float) -> "Heard":
@@ -66,11 +67,11 @@ def _first(files: "Store", sweep: str, wait: float) -> "Heard":
 
 
 def _followed(files: "Store", heard: "Heard") -> "Iterator[Heard]":
-    """Yield what is known of a run, again and again until it has ended."""
+    """Yield what is known of a run, again and again until it has ended or seems dead."""
     from sweeper.watching import listen
 
     yield heard
-    while heard.state.is_running:
+    while heard.state.is_running and not heard.is_dead:
         time.sleep(POLL)
         heard = listen(files, heard.name, heard) or heard
         yield heard
@@ -101,6 +102,8 @@ def show(states: "Iterator[Heard]") -> "Heard | None":
             has_warned = current.is_silent
     if not current.state.is_running:
         _say_end(current)
+    elif current.is_dead:
+        say_loss(current)
     return current
 
 
@@ -120,6 +123,10 @@ def _say_end(heard: "Heard") -> None:
 
     ago = f", {duration(heard.silence)} ago" if heard.silence > 60 else ""
     errors.print(f"the run on {heard.state.host} has ended{ago}: {heard.end}", soft_wrap=True, markup=False)
+
+
+def say_loss(heard: "Heard") -> None:
+    errors.print(f"{heard.loss}; `run` again continues", style="red", soft_wrap=True, markup=False)
 
 
 def _print_once(heard: "Heard") -> None:
@@ -153,8 +160,8 @@ def stop(
 ) -> None:
     """Stop a sweep that runs elsewhere, as Ctrl-C would there.
 
-    What was computed is stored, and running again continues. Returns when the run has ended. Exit status: 0 also if none runs, 1 if the run has not
-    ended within --timeout; it still will when it hears of it.
+    What was computed is stored, and running again continues. Returns when the run has ended. Exit status: 0 also if it had ended before, 1 if it has
+    not ended within --timeout (it still will when it hears of it) or seems dead, 2 if no run of that name was seen.
     """
     from sweeper.live_file import STOP_FOLDER
     from sweeper.live_state import duration, file_name, sweep_of
@@ -164,8 +171,7 @@ def stop(
         files, name = open_results(results).folder.store, sweep_of(sweep)
         heard = run_of(files, name)
         if heard is None:
-            errors.print(f"{seen(files, name)}, so there is none to stop", soft_wrap=True, markup=False)
-            return
+            raise ValueError(seen(files, name))
         state = heard.state
         if not state.is_running:
             errors.print(
@@ -173,11 +179,12 @@ def stop(
                 soft_wrap=True, markup=False,
             )  # fmt: skip
             return
+        if heard.is_silent:
+            errors.print(f"{heard.loss}; nothing to stop; the same `run` continues", style="red", soft_wrap=True, markup=False)
+            raise typer.Exit(1)
         request = file_name(state.sweep, STOP_FOLDER)
         asked = {"run": state.run, "host": host or socket.gethostname(), "asked": datetime.now(UTC).isoformat(timespec="seconds")}
         files.replace(request, json.dumps(asked).encode())
-        if heard.warning:
-            errors.print(f"{state.sweep}: {heard.warning}", style="yellow", soft_wrap=True, markup=False)
         deadline = time.monotonic() + timeout
         while heard.state.is_running and heard.state.run == state.run and time.monotonic() < deadline:
             time.sleep(0.25)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sweeper.storage import Store
 
 SILENT = 30.0  # seconds after which a run that has written nothing may be dead
+DEAD = SILENT + 5 * 60  # seconds after which it is no longer waited for
 FOLLOWERS = (FRONT, REFINED, SELECTED, REFINED + SELECTED)  # the sweeps that one command may run after another
 
 
@@ -39,11 +40,22 @@ class Heard:
         return self.state.is_running and self.silence <= SILENT
 
     @property
+    def is_dead(self) -> bool:
+        """Say whether the run has been silent for so long that it is no longer waited for."""
+        return self.state.is_running and self.silence > DEAD
+
+    @property
     def warning(self) -> str:
         """Return what there is to say of a run that is silent, else nothing."""
         if not self.is_silent:
             return ""
         return f"last heard of {duration(self.silence)} ago on {self.state.host}: it may be dead; `run` again continues"
+
+    @property
+    def loss(self) -> str:
+        """Return what is said of a run that is no longer waited for."""
+        state = self.state
+        return f"{state.sweep} on {state.host} (process {state.pid}) was last heard of {duration(self.silence)} ago: it seems dead"
 
     @property
     def end(self) -> str:
@@ -101,8 +113,11 @@ def seen(files: "Store", sweep: str) -> str:
 
 
 def note_of(files: "Store", sweep: str) -> Sequence[str]:
-    """Return a line on whether a sweep runs now, where, since when and how far; none if no run was seen."""
-    heard = run_of(files, sweep)
+    """Return a line on whether a sweep runs now, where, since when and how far, or that its file is damaged; none if no run was seen."""
+    try:
+        heard = run_of(files, sweep)
+    except ValueError as error:
+        return [f"Whether it runs now is not known: {error}."]
     if heard is None:
         return []
     state = heard.state

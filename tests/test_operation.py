@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +88,19 @@ def begin(files: LocalStore, display: Display) -> Iterator[Callable[..., LiveFil
     yield begin
     for file in open_files:
         file.__exit__(None, None, None)
+
+
+@pytest.fixture
+def silent(begin: Callable[..., LiveFile], files: LocalStore, root: Path, display: Display) -> Callable[[float], None]:
+    """Give what leaves the file of a run that was last heard of so many seconds ago."""
+
+    def leave(seconds: float) -> None:
+        begin().__exit__(None, None, None)
+        display.state.status, display.state.exit_status, display.state.host = "running", None, "far"
+        files.replace("live/small.json", encode(display.state, time.monotonic()))
+        os.utime(root / "live/small.json", (time.time() - seconds, time.time() - seconds))
+
+    return leave
 
 
 def drawn(state: RunState, now: float) -> str:
@@ -221,8 +236,8 @@ def test_a_root_that_does_not_answer_holds_the_end_of_a_run_up_for_seconds_only(
 
 def test_a_run_heeds_the_request_that_names_it_and_no_other(begin: Callable[..., LiveFile], files: LocalStore, display: Display) -> None:
     stopped = threading.Event()
-    files.replace("stop/small.json", json.dumps({"run": "an earlier one", "host": "laptop"}).encode())
     file = begin(stop=stopped.set)
+    files.replace("stop/small.json", json.dumps({"run": "an earlier one", "host": "laptop"}).encode())
     assert not stopped.wait(0.3)
     files.replace("stop/small.json", json.dumps({"run": display.state.run, "host": "laptop"}).encode())
     assert stopped.wait(5)
@@ -266,15 +281,40 @@ def test_watch_once_prints_the_picture_and_json_the_values(begin: Callable[..., 
     assert values["status"] == "running" and values["silence"] < SILENT
 
 
-def test_a_run_that_is_silent_may_be_dead_and_watch_says_so(begin: Callable[..., LiveFile], root: Path, files: LocalStore, display: Display) -> None:
-    begin().__exit__(None, None, None)
-    display.state.status, display.state.host = "running", "far"
-    files.replace("live/small.json", encode(display.state, time.monotonic()))
-    os.utime(root / "live/small.json", (time.time() - 43, time.time() - 43))
+def test_a_run_that_is_silent_may_be_dead_and_watch_says_so(silent: Callable[[float], None], root: Path, files: LocalStore) -> None:
+    silent(43)
     result = invoke("watch", "small", "--results", root, "--once")
     assert "last heard of 43 s ago on far: it may be dead; `run` again continues" in result.stdout.replace("\n", " ")
+    assert result.exit_code == 1
     heard = listen(files, "live/small.json")
-    assert heard is not None and heard.is_silent and not heard.is_alive
+    assert heard is not None and heard.is_silent and not heard.is_alive and not heard.is_dead
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=["lines", "json"])
+def test_watch_ends_when_a_run_has_been_silent_for_minutes(
+    silent: Callable[[float], None], root: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    silent(43)
+    monkeypatch.setattr("sweeper.watching.DEAD", 45.5)
+    since = time.monotonic()
+    result = invoke("watch", "small", "--results", root, *more)
+    assert 1 < time.monotonic() - since < 20
+    assert result.exit_code == 1
+    if more:
+        assert json.loads(result.stdout.splitlines()[-1])["silence"] > 45
+    else:
+        assert "it seems dead; `run` again continues" in result.stderr
+
+
+def test_status_shows_its_table_beside_a_damaged_file_of_the_run(sweep: SmallSweep, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(sweep.root, root)
+    (root / "live").mkdir(exist_ok=True)
+    (root / "live/small.json").write_text("{")
+    result = invoke("status", "small", "--results", root)
+    assert result.exit_code == 0
+    assert "3 of 3 trials completed" in result.stdout
+    assert "live/small.json is damaged: not the state of a run" in (result.stdout + result.stderr).replace("\n", " ")
 
 
 def test_watch_waits_for_a_run_to_begin(begin: Callable[..., LiveFile], root: Path) -> None:
@@ -339,12 +379,35 @@ def test_a_bucket_serves_as_well_as_a_folder(display: Display, monkeypatch: pyte
 
 
 def test_stop_says_that_nothing_runs(begin: Callable[..., LiveFile], root: Path, files: LocalStore) -> None:
-    none = invoke("stop", "small", "--results", root)
-    assert none.exit_code == 0 and "no run of 'small' was seen" in none.stderr
     begin().__exit__(None, None, None)
     ended = invoke("stop", "small", "--results", root)
     assert ended.exit_code == 0 and "no run of small goes on: the last one" in ended.stderr
     assert files.stat("stop/small.json") is None
+
+
+def test_stop_refuses_a_name_of_which_no_run_was_seen(begin: Callable[..., LiveFile], root: Path) -> None:
+    begin().__exit__(None, None, None)
+    result = invoke("stop", "smal", "--results", root)
+    assert result.exit_code == 2
+    assert "no run of 'smal' was seen" in result.stderr and "did you mean 'small'" in result.stderr
+
+
+def test_stop_of_a_run_that_seems_dead_says_so_at_once_and_asks_nothing(silent: Callable[[float], None], root: Path, files: LocalStore) -> None:
+    silent(43)
+    since = time.monotonic()
+    result = invoke("stop", "small", "--results", root)
+    assert time.monotonic() - since < 10
+    assert result.exit_code == 1
+    assert re.search("last heard of 4[3-9] s ago: it seems dead; nothing to stop; the same `run` continues", result.stderr)
+    assert files.stat("stop/small.json") is None
+
+
+def test_a_run_that_begins_deletes_what_an_earlier_one_was_asked(begin: Callable[..., LiveFile], files: LocalStore) -> None:
+    for name in ("small", "other"):
+        files.replace(f"stop/{name}.json", json.dumps({"run": "an earlier one", "host": "laptop"}).encode())
+    begin()
+    assert files.stat("stop/small.json") is None
+    assert files.stat("stop/other.json") is not None
 
 
 def test_stop_tells_of_a_run_that_does_not_end(begin: Callable[..., LiveFile], root: Path) -> None:

@@ -1,5 +1,6 @@
 """`logs TRIAL`: what a trial wrote, found by the first characters of its id, and followed until it ends."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -111,6 +112,16 @@ def test_following_ends_with_the_run(root: Path) -> None:
     result = invoke("logs", "ab", "--results", root, "--follow")
     assert result.exit_code == 0
     assert "the run on far has ended: interrupted" in result.stderr
+
+
+def test_following_ends_when_the_run_has_been_silent_for_minutes(root: Path) -> None:
+    (root / "logs/own/ab12.log").write_text(STARTED)
+    LocalStore(root).replace("live/own.json", encode(RunState(sweep="own", host="far"), 0.0))
+    os.utime(root / "live/own.json", (time.time() - 400, time.time() - 400))
+    result = invoke("logs", "ab", "--results", root, "--follow")
+    assert result.exit_code == 1
+    assert result.stdout == STARTED
+    assert "it seems dead; `run` again continues" in result.stderr
 
 
 def test_reading_a_log_imports_neither_torch_nor_ray(sweep: SmallSweep) -> None:
