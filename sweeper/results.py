@@ -8,8 +8,8 @@ a row appear twice, and no file is ever changed. Columns: `schemas.py`. How file
     results.publish("scores", part_key, rows)                      # list of dicts
     results.read("scores", ["trial_id", "accuracy"], {"threat": "adaptive"}).to_pylist()
 
-Without this package: until `clean` or `merge` has run, `parts/<table>/*/*.parquet` are all rows of a table. Afterwards it is the files that the newest
-file in manifests/ lists, and the parts that it does not list.
+Without this package: until `clean` or `merge` has run, `parts/<table>/*/*.parquet` are all rows of a table. Afterwards it is the files that the
+newest file in manifests/ lists, and the parts that it does not list.
 """
 
 import contextlib
