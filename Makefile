@@ -8,7 +8,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-.PHONY: run test lint cluster
+.PHONY: run test lint slow cluster
 run: $(VENV)/ready
 	$(BIN)/python -m sweeper run ablations
 
@@ -19,6 +19,9 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+slow: $(VENV)/ready  # what takes minutes and is left out of `make test`
+	$(BIN)/python -m pytest -m "slow and not cluster"
 
 cluster: $(VENV)/ready  # as root, on Linux
 	$(BIN)/python -m pytest tests/cluster -m cluster

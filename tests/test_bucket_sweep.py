@@ -102,6 +102,7 @@ def test_a_bucket_merged_into_a_folder_needs_no_run(root: str, swept: Swept, tmp
     assert done.exit_code == 0 and "0 trials to run" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_bucket(proxy: Proxy, swept: Swept) -> None:
     place = new_root(proxy)
     words = [sys.executable, "-m", "sweeper", "run", str(swept.space), "--inline", "--results", place, "--epsilons", "0.1", *SIZES]
@@ -118,6 +119,7 @@ def test_a_killed_run_goes_on_in_the_bucket(proxy: Proxy, swept: Swept) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_workers_of_ray_fill_a_bucket_too(proxy: Proxy, swept: Swept) -> None:
     place = new_root(proxy)
     words = [sys.executable, "-m", "sweeper", "run", str(swept.space), "--results", place, "--epsilons", "0.1", *SIZES]

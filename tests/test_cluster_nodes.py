@@ -37,7 +37,7 @@ def trainable(settings, *, job, expected):
 
     admit(expected)
     trial = pickle.loads(settings["trial"])
-    tune.report({"begun": [ray.get_runtime_context().get_node_id(), socket.gethostname()]})
+    tune.report({"begun": [ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid()]})
     time.sleep(1)
     runs = folder / trial.label
     count = len(runs.read_text()) if runs.exists() else 0
@@ -96,13 +96,14 @@ def test_a_node_with_another_version_or_other_code_is_named_before_any_work(tmp_
     assert "has torchattacks 9.9 instead of 3." in unlike.stdout, unlike.stderr
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_uses_up_no_retry_and_a_process_that_dies_does(tmp_path: Path) -> None:
     settings = {"RAY_AUTH_MODE": "disabled"}
     with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), cpus=0, **settings) as address:
         join(tmp_path, address, **settings)
         join(tmp_path, address, **settings)
         done = subprocess.run(
-            [sys.executable, "-c", LOSSES, address, str(tmp_path)],
+            [sys.executable, "-c", LOSSES, address, str(tmp_path), "loses its node", "loses its process"],
             env=environment(tmp_path),
             capture_output=True,
             text=True,
@@ -119,6 +120,7 @@ def test_a_node_that_dies_uses_up_no_retry_and_a_process_that_dies_does(tmp_path
     assert (tmp_path / "loses its process").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_a_trial_that_ran_out_of_memory_is_run_again_alone_once(tmp_path: Path) -> None:
     settings = {"RAY_AUTH_MODE": "disabled", "RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "200"}
     with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), **settings) as address:
@@ -129,6 +131,7 @@ def test_a_trial_that_ran_out_of_memory_is_run_again_alone_once(tmp_path: Path) 
     assert [line.split()[:4] for line in done.stdout.splitlines() if line.startswith("row")] == [["row", "a", "failed", "oom"]] * 2
 
 
+@pytest.mark.slow
 def test_a_worker_on_a_machine_that_differs_ends_the_run_with_a_sentence_and_no_row(tmp_path: Path) -> None:
     settings = {"RAY_AUTH_MODE": "disabled"}
     with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), **settings) as address:

@@ -145,7 +145,9 @@ def test_whatever_else_answers_is_told_apart(status: int, body: bytes, message: 
         (("run", "smoke", "--address", "http://127.0.0.1:8265"), "is a jobs server, which takes a run with --detach"),
     ],
 )
-def test_an_unusable_address_is_refused_in_a_sentence(words: tuple[str, ...], message: str) -> None:
+def test_an_unusable_address_is_refused_in_a_sentence(words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for known in ("_sources", "_given"):  # the files of other tests in this process would have to travel
+        monkeypatch.setattr(lookup, known, {})
     result = invoke(*words)
     assert result.exit_code == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
@@ -208,7 +210,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadOfTests]:
     finally:
         ours = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
         for one in ours:
-            one.kill()
+            with suppress(psutil.NoSuchProcess):  # ended meanwhile
+                one.kill()
         psutil.wait_procs(ours, 10)
         process.wait(10)
         subprocess.run(["rm", "-rf", str(scratch)], check=True)

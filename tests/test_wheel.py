@@ -7,12 +7,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
 def test_the_wheel_runs_the_smoke_sweep_from_another_folder(tmp_path: Path) -> None:
     source, other = tmp_path / "source", tmp_path / "other"
     other.mkdir()
