@@ -283,14 +283,14 @@ def test_a_command_that_is_interrupted_here_ends_there(head: HeadOfTests, folder
             if "sweeper.cluster.relay" in (one.info["cmdline"] or []) and "300.0" in one.info["cmdline"]
         ]
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not there():
         assert time.monotonic() < deadline and waiting.poll() is None
         time.sleep(0.2)
     waiting.send_signal(signal.SIGINT)
-    _, said = waiting.communicate(timeout=20)
+    _, said = waiting.communicate(timeout=60)
     assert waiting.returncode == 130 and "Traceback" not in said, said
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while there():
         assert time.monotonic() < deadline
         time.sleep(0.2)
