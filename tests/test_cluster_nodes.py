@@ -13,7 +13,7 @@ from small_cluster import environment, head, join
 pytestmark = pytest.mark.ray
 
 LOSSES = """
-import os, pickle, signal, sys, time
+import os, pickle, psutil, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from sweeper.cluster import nodes, queue, trials
@@ -46,7 +46,18 @@ def trainable(settings, *, job, expected):
         time.sleep(60)  # until its node's memory is found full
     if trial.label == "loses its process":
         os._exit(1)
-    if count == 0:
+    if trial.label == "runs out" and count == 0:
+        tune.report({"finished": vars(Finished(*trial.key, "failed", "oom", "there was no room")), "peak": {"host_bytes": 0}})
+        return
+    if trial.label.startswith("waits") and count == 0:
+        while not (folder / "runs out").exists():
+            time.sleep(0.1)
+        time.sleep(3)  # meanwhile the other is to be run alone, and waits for the larger node
+        if "kills" in trial.label:
+            [larger] = [process for process in psutil.process_iter() if process.name() == "raylet" and ",CPU,2," in " ".join(process.cmdline())]
+            larger.kill()
+        time.sleep(3)
+    elif trial.label.startswith("loses") and count == 0:
         os.kill(os.getppid(), signal.SIGKILL)  # the node's own process
         time.sleep(60)
     tune.report({"finished": vars(Finished(*trial.key, "completed")), "peak": {"host_bytes": 0}})
@@ -60,11 +71,11 @@ trials._trainable = trainable  # pickled by value, so that the workers have it
 view = SimpleNamespace(note=print, trial_begun=print, trial_progress=print)
 view.trial_ended = lambda trial, end: print("ended", trial.label, end.status, end.reason)
 results = Results(folder / "results", create=True)
-resources = Resources(cpus=1, address=address, max_concurrent=1)
+resources = Resources(cpus=1, address=address, max_concurrent=3 if "runs out" in sys.argv else 1)
 with connected(address):
     expected = {"code": "other"} if "differs" in sys.argv else None
     run = Run(Job("losses", results.store, None), resources, view, lambda: False, Nodes(resources, print), expected)
-    trials.run_trials(run, [trial(label, name) for label, name in zip(sys.argv[3:], "ab")])
+    trials.run_trials(run, [trial(label, name) for label, name in zip(sys.argv[3:], "abc")])
 for row in results.read("attempts").to_pylist():
     print("row", row["trial_id"][0], row["status"], row["reason"], row["host"], row["message"])
 """
@@ -129,6 +140,21 @@ def test_a_trial_that_ran_out_of_memory_is_run_again_alone_once(tmp_path: Path) 
     assert "ended is too large failed oom" in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("ran out of memory; it is run alone on a node") == 1
     assert [line.split()[:4] for line in done.stdout.splitlines() if line.startswith("row")] == [["row", "a", "failed", "oom"]] * 2
+
+
+@pytest.mark.slow
+def test_a_trial_that_waits_to_be_alone_on_a_node_that_dies_is_given_another(tmp_path: Path) -> None:
+    settings = {"RAY_AUTH_MODE": "disabled"}
+    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), cpus=0, **settings) as address:
+        join(tmp_path, address, "--num-cpus=2", "--memory=16000000000", **settings)
+        join(tmp_path, address, "--memory=8000000000", **settings)
+        command = [sys.executable, "-c", LOSSES, address, str(tmp_path), "runs out", "waits and kills", "waits"]
+        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
+    said = done.stdout + done.stderr
+    assert "there was no room; it is run alone on a node" in said, said
+    assert "trial aaaaaaaa (runs out): the node that it waited for is gone; it is given another" in said, said
+    assert "ended runs out completed" in said, said
+    assert (tmp_path / "runs out").read_text() == "xx"
 
 
 @pytest.mark.slow

@@ -62,3 +62,14 @@ def test_work_that_is_lost_while_it_runs_alone_is_run_alone_again() -> None:
     it.next()
     assert it.lost("a", "gone")
     assert it.next() == ("a", True)
+
+
+def test_work_that_did_not_begin_is_given_out_again_and_alone_if_it_was_to_be_alone() -> None:
+    it = queue("ab", {"n"})
+    it.next()
+    it.take_back("a")
+    assert it.next() == ("a", False)
+    it.ran_out("a")
+    assert [it.next(), it.next()] == [("b", False), ("a", True)]
+    it.take_back("a")
+    assert it.next() == ("a", True)

@@ -51,6 +51,12 @@ class Nodes:
         """Return how many pieces of work run at once, at least 1: with no node that holds one, it waits for that node."""
         return max(1, slots(self.alive, packing.grant(self.alive), self.resources.max_concurrent))
 
+    def is_stranded(self, grant: Grant) -> bool:
+        """Say whether a grant fits no node that is there or may come, while some node there could hold a piece of work, as when the largest died."""
+        if slots(self.alive, grant, None) or not slots(self.alive, Grant(self.resources.cpus, self.resources.gpus), None):
+            return False
+        return self.autoscaler is None or not self.autoscaler.could_hold(grant)
+
     def want(self, number: int) -> None:
         """Ask an autoscaler for nodes that hold so many trials at once; 0: none is needed any more."""
         if self.autoscaler is None:

@@ -49,6 +49,10 @@ class Queue(Generic[Work]):
         self._again.append(work)
         return True
 
+    def take_back(self, work: Work) -> None:
+        """Take back a piece of work that did not begin."""
+        self._again.append(work)
+
     def ran_out(self, work: Work) -> bool:
         """Take in that memory did not suffice for a piece of work; return whether it is run again, alone on a node: once."""
         if self._key(work) in self._out_of_memory:

@@ -74,6 +74,16 @@ class Supply:
         self._running.add(trial.key)
         return trial, self._packing.alone(nodes.alive) if is_alone else self._packing.grant(nodes.alive)
 
+    def is_stranded(self, grant: Grant) -> bool:
+        """Say whether what was given out with this grant, and has not begun, is to be taken back: it would wait for ever."""
+        return self._run.nodes.is_stranded(grant)
+
+    def take_back(self, trial: PlannedTrial) -> None:
+        """Take back a trial that was given out and did not begin; it is given out again with a grant that fits the nodes that are there."""
+        self._running.discard(trial.key)
+        self._queue.take_back(trial)
+        self._run.view.note(f"trial {trial.trial_id[:8]} ({trial.label}): the node that it waited for is gone; it is given another")
+
     def is_running(self, trial: PlannedTrial) -> bool:
         """Say whether a trial was given out and has not ended."""
         return trial.key in self._running

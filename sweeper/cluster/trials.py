@@ -13,12 +13,14 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sweeper.cluster.preflight import admit
+from sweeper.cluster.resources import Grant
 from sweeper.cluster.run import Run
 from sweeper.cluster.supply import Listed, Source, Supply
-from sweeper.cluster.watch import Watch
+from sweeper.cluster.watch import Watch, planned
 from sweeper.memory import peak, reset_peak
 from sweeper.plan import PlannedTrial
 from sweeper.worker import Finished, Job, perform_trial
@@ -53,13 +55,35 @@ class _Asking(Searcher):
         if given is None:
             return Searcher.FINISHED if self.supply.is_finished else None
         trial, grant = given
-        return {"trial": pickle.dumps(trial), "bundle": grant.bundle}
+        return {"trial": pickle.dumps(trial), "grant": vars(grant)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Hear nothing: the callback has told how it ended, before its place is given to the next."""
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the tables know all of it, and a search is gone on with from them."""
+
+
+class _InOrder(FIFOScheduler):
+    """Begins trials in the order in which they come, and gives back one whose grant no node can hold any more: Tune would wait for that node."""
+
+    def __init__(self, supply: Supply) -> None:
+        super().__init__()
+        self.supply = supply
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # pickled for a restore, as the callback is
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        for trial in list(tune_controller.get_live_trials()):
+            if trial.status == trial.PENDING and self.supply.is_stranded(_grant(trial.config)):
+                tune_controller.stop_trial(trial)
+                self.supply.take_back(planned(trial))
+        return super().choose_trial_to_run(tune_controller)
+
+
+def _grant(settings: Mapping[str, Any]) -> Grant:
+    return Grant(**settings["grant"])
 
 
 def run_trials(run: Run, trials: Sequence[PlannedTrial]) -> list[Finished]:
@@ -89,10 +113,11 @@ def _tune(run: Run, source: Source) -> None:
     with tempfile.TemporaryDirectory(prefix="sweeper-tune-") as scratch:
         trainable = tune.with_parameters(_trainable, job=run.job, expected=run.expected)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, lambda settings: tune.PlacementGroupFactory([settings["bundle"]])),
+            tune.with_resources(trainable, lambda settings: tune.PlacementGroupFactory([_grant(settings).bundle])),
             tune_config=tune.TuneConfig(
                 reuse_actors=True,  # where the grant is the same
                 search_alg=_Asking(supply),
+                scheduler=_InOrder(supply),
                 num_samples=-1,
                 trial_dirname_creator=lambda trial: trial.trial_id,  # by default made of the whole configuration
             ),
