@@ -82,7 +82,8 @@ _READERS = (
     *search_results.COMMANDS,
     report,
 )
-ON_HEAD = (inspect_results.rank, inspect_results.status, inspect_results.show, *operate_results.COMMANDS, *log_results.COMMANDS)  # take --address
+_OF_FILES = (inspect_results.doctor, inspect_results.merge, search_results.suggest_next, report)  # these read or write files of this machine
+ON_HEAD = tuple(command for command in _READERS if command not in _OF_FILES)  # take --address
 READING = tuple(command.__name__.replace("_", "-") for command in _READERS)
 
 

@@ -21,6 +21,7 @@ import pytest
 from tiny_sweep import MODEL, SIZES, invoke
 
 from sweeper import lookup
+from sweeper.cluster import jobs
 from sweeper.cluster.jobs import check_head, on_home
 from sweeper.cluster.relay import MARK, Marked
 from sweeper.detach import travelling
@@ -146,6 +147,7 @@ def test_whatever_else_answers_is_told_apart(status: int, body: bytes, message: 
     ],
 )
 def test_an_unusable_address_is_refused_in_a_sentence(words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "FORWARDING", 0.5)
     for known in ("_sources", "_given"):  # the files of other tests in this process would have to travel
         monkeypatch.setattr(lookup, known, {})
     result = invoke(*words)
@@ -264,6 +266,8 @@ def test_a_detached_sweep_is_watched_read_and_stopped_from_elsewhere(head: HeadO
     stopped = head.sweeper("stop", "space")
     assert stopped.returncode == 0
     assert f"stopped by `stop` from {socket.gethostname()}" in stopped.stderr
+    asked = head.sweeper("query", "select sweep from sweeps where sweep like 'sp%'", "--format", "csv")
+    assert asked.stdout == "sweep\nspace\n", asked.stderr
     _, said = watcher.communicate(timeout=30)
     assert watcher.returncode == 130
     assert "1 trials to run" in said and f"has ended: stopped by `stop` from {socket.gethostname()}" in said
