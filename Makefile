@@ -18,7 +18,7 @@ lint: $(VENV)/ready
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/ready  # what takes minutes and is left out of `make test`
 	$(BIN)/python -m pytest -m "slow and not cluster"

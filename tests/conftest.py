@@ -12,6 +12,13 @@ from sweeper.sweep import inline, run_sweep
 torch.set_num_threads(1)  # as the small scale's trials: equal threads, equal bits
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have files that start a Ray run first where several processes share the files: they take longest, and at the end others would wait for them."""
+    if hasattr(config, "workerinput"):
+        first = {item.path for item in items if item.get_closest_marker("ray")}
+        items.sort(key=lambda item: item.path not in first)
+
+
 @pytest.fixture(scope="session")
 def splits() -> Splits:
     return small_splits()

@@ -436,12 +436,3 @@ def test_a_run_replaces_a_torn_part_without_being_asked(swept: Swept, copied: Pa
     again = run_again(swept, copied)
     assert again.exit_code == 0 and "1 trials to run" in again.stderr
     assert outcomes(copied) == outcomes(swept.root)
-
-
-@pytest.mark.ray
-def test_more_gpus_than_any_node_has_are_refused(tmp_path: Path, swept: Swept) -> None:
-    words = ("run", str(swept.space), "--results", str(tmp_path / "results"), "--gpus-per-trial", "99", "--epsilons", "0.1", *SIZES)
-    done = subprocess.run([sys.executable, "-m", "sweeper", *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
-    assert "--gpus-per-trial must be at most" in done.stderr and "got 99" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -80,7 +80,7 @@ def test_a_token_that_is_missing_or_wrong_is_named_at_once(settings: dict[str, s
 
 def test_a_port_that_is_no_heads_is_named(home: Path) -> None:
     with socket.create_server(("", 0)) as silent:
-        status, said = connect(f"localhost:{silent.getsockname()[1]}", home)
+        status, said = connect(f"localhost:{silent.getsockname()[1]}", home, "head._SECONDS = 2.0")
     assert status == 2
     assert "no Ray head answers at --address" in said
 

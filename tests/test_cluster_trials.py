@@ -51,17 +51,15 @@ def inline_root(space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_one_worker_two_workers_and_inline_give_identical_outcomes(space: Path, inline_root: Path, tmp_path: Path) -> None:
+def test_one_worker_gives_the_outcomes_of_a_run_without_ray(space: Path, inline_root: Path, tmp_path: Path) -> None:
     expected = outcomes(inline_root)
     assert len({key[0] for key in expected}) == 4
-    for workers in ("1", "2"):
-        root = tmp_path / workers
-        done = subprocess.run(command(space, root, "--max-concurrent", workers), capture_output=True, text=True, timeout=180, check=True)
-        assert outcomes(root) == expected
-        assert "Ray" not in done.stderr + done.stdout, "no Ray noise on the terminal"
+    done = subprocess.run(command(space, tmp_path, "--max-concurrent", "1"), capture_output=True, text=True, timeout=180, check=True)
+    assert outcomes(tmp_path) == expected
+    assert "Ray" not in done.stderr + done.stdout, "no Ray noise on the terminal"
 
 
-def test_a_killed_worker_costs_its_trial_nothing_but_time(space: Path, inline_root: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_of_two_costs_its_trial_nothing_but_time(space: Path, inline_root: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(space, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     killed = False
     deadline = time.monotonic() + 120
@@ -83,13 +81,17 @@ def test_a_killed_worker_costs_its_trial_nothing_but_time(space: Path, inline_ro
 
 def test_a_failing_trial_is_named_with_its_log_and_the_others_go_on(tmp_path: Path) -> None:
     space = tmp_path / "failing.py"
-    space.write_text(SPACE.replace("EXTRA", ', {**_SHORT, "learning_rate": 10.0, "optimizer": "sgd", "alpha": 1e30}'))
+    space.write_text(
+        SPACE.replace('{**_SHORT}, {**_SHORT, "beta": 0.0}', '{**_SHORT, "learning_rate": 10.0, "optimizer": "sgd", "alpha": 1e30}').replace(
+            "EXTRA", ""
+        )
+    )
     done = subprocess.run(command(space, tmp_path / "root"), capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
     assert "failed (nan)" in done.stderr
     assert "learning_rate 10" in done.stderr
     rows = Results(tmp_path / "root").read("attempts", ["status", "reason", "log"]).to_pylist()
-    assert sorted(row["status"] for row in rows) == ["completed"] * 4 + ["failed"]
+    assert sorted(row["status"] for row in rows) == ["completed"] * 2 + ["failed"]
     assert "Diverged" in Path(next(row["log"] for row in rows if row["status"] == "failed")).read_text()
     again = subprocess.run(command(space, tmp_path / "root", "--inline"), capture_output=True, text=True, timeout=180, check=False)
     assert again.returncode == 1
@@ -114,7 +116,8 @@ def test_an_interrupted_sweep_ends_with_130_and_the_next_run_continues(word: str
 def test_more_gpus_than_any_node_has_are_refused_before_any_work(space: Path, tmp_path: Path) -> None:
     done = subprocess.run(command(space, tmp_path, "--gpus-per-trial", "64"), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert "--gpus-per-trial must be at most" in done.stderr
+    assert "--gpus-per-trial must be at most" in done.stderr and "got 64" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("artifacts/*"))
 
 
