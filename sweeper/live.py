@@ -72,6 +72,10 @@ class Display:
         self.state.stages_done += 1
         self._say(f"[{self.state.stages_done}/{self.state.stages_total}] {stage.title}: {seconds:.1f} s")
 
+    def at_once(self, trials: int) -> None:
+        """Take in how many trials run at once now, from which the time left is reckoned."""
+        self.state.slots = max(1, trials)
+
     def trial_begun(self, trial: "PlannedTrial", host: str) -> None:
         """Show a trial from its beginning, where it may be one that is begun again, elsewhere."""
         self.state.running["/".join(trial.key)] = RunningTrial(trial.label, trial.config.seed, trial.trial_id, time.monotonic(), host=host)

@@ -68,7 +68,7 @@ def trial(label, name):
 
 
 trials._trainable = trainable  # pickled by value, so that the workers have it
-view = SimpleNamespace(note=print, trial_begun=print, trial_progress=print)
+view = SimpleNamespace(note=print, trial_begun=print, trial_progress=print, at_once=lambda trials: None)
 view.trial_ended = lambda trial, end: print("ended", trial.label, end.status, end.reason)
 results = Results(folder / "results", create=True)
 resources = Resources(cpus=1, address=address, max_concurrent=3 if "runs out" in sys.argv else 1)
@@ -78,6 +78,48 @@ with connected(address):
     trials.run_trials(run, [trial(label, name) for label, name in zip(sys.argv[3:], "abc")])
 for row in results.read("attempts").to_pylist():
     print("row", row["trial_id"][0], row["status"], row["reason"], row["host"], row["message"])
+"""
+
+TASKS = """
+import os, psutil, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from sweeper.cluster import nodes, tasks
+from sweeper.cluster.connection import connected
+from sweeper.cluster.nodes import Nodes
+from sweeper.cluster.resources import Resources
+from sweeper.cluster.run import Run
+from sweeper.results import Results
+from sweeper.worker import Job, StageFailed
+
+address, folder = sys.argv[1], Path(sys.argv[2])
+nodes.find_autoscaler = lambda: None
+
+
+def perform(job, work):
+    runs = folder / work.title
+    count = len(runs.read_text()) if runs.exists() else 0
+    runs.write_text("x" * (count + 1))
+    if work.title == "runs out" and count == 0:
+        time.sleep(1)
+        raise StageFailed("there was no room") from MemoryError()
+    if work.title != "runs out" and count == 0:
+        while not (folder / "runs out").exists():
+            time.sleep(0.1)
+        time.sleep(4)  # meanwhile the other is to be run alone, and waits for the larger node
+        if work.title == "kills":
+            [larger] = [process for process in psutil.process_iter() if process.name() == "raylet" and ",CPU,2," in " ".join(process.cmdline())]
+            larger.kill()
+        time.sleep(3)
+
+
+todo = [SimpleNamespace(title=title) for title in ("runs out", "kills", "waits")]
+resources = Resources(cpus=1, address=address, max_concurrent=3)
+view = SimpleNamespace(note=print)
+with connected(address):
+    run = Run(Job("losses", Results(folder / "results", create=True).store, None), resources, view, lambda: False, Nodes(resources, print))
+    ended = lambda work, value: print("ended", work.title)
+    tasks._run_tasks(run, perform, lambda: todo.pop(0) if todo else None, lambda: len(todo), lambda work: work.title, ended, print)
 """
 
 UNLIKE = """
@@ -154,6 +196,20 @@ def test_a_trial_that_waits_to_be_alone_on_a_node_that_dies_is_given_another(tmp
     assert "there was no room; it is run alone on a node" in said, said
     assert "trial aaaaaaaa (runs out): the node that it waited for is gone; it is given another" in said, said
     assert "ended runs out completed" in said, said
+    assert (tmp_path / "runs out").read_text() == "xx"
+
+
+@pytest.mark.slow
+def test_a_stage_that_waits_to_be_alone_on_a_node_that_dies_is_given_another(tmp_path: Path) -> None:
+    settings = {"RAY_AUTH_MODE": "disabled"}
+    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), cpus=0, **settings) as address:
+        join(tmp_path, address, "--num-cpus=2", "--memory=16000000000", **settings)
+        join(tmp_path, address, "--memory=8000000000", **settings)
+        command = [sys.executable, "-c", TASKS, address, str(tmp_path)]
+        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
+    said = done.stdout + done.stderr
+    assert "runs out: the node that it waited for is gone; it is given another" in said, said
+    assert [line for line in sorted(done.stdout.splitlines()) if line.startswith("ended")] == ["ended kills", "ended runs out", "ended waits"], said
     assert (tmp_path / "runs out").read_text() == "xx"
 
 

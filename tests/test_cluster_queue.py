@@ -1,8 +1,17 @@
 """What is run again, and how often."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from small_sweep import small_plan
 
 from sweeper.cluster.queue import LOST_NODES, LOST_RETRIES, Queue
+from sweeper.cluster.resources import Resources
+from sweeper.cluster.supply import Listed, Supply
+from sweeper.datasets import Splits
+from sweeper.worker import Finished
 
 
 def queue(works: str, alive: set[str]) -> Queue[str]:
@@ -62,6 +71,32 @@ def test_work_that_is_lost_while_it_runs_alone_is_run_alone_again() -> None:
     it.next()
     assert it.lost("a", "gone")
     assert it.next() == ("a", True)
+
+
+def test_work_that_waits_to_be_run_again_is_counted() -> None:
+    it = queue("abc", {"n"})
+    assert it.waiting == 0
+    [it.next() for _ in "abc"]
+    it.lost("a", "gone")
+    it.ran_out("b")
+    assert it.waiting == 2
+    it.next()
+    assert it.waiting == 1
+
+
+def test_nodes_are_wanted_for_lost_trials_too(splits: Splits, space: Path) -> None:
+    trials = small_plan(space, splits.fingerprint).trials
+    said: list[int] = []
+    nodes = SimpleNamespace(is_alive=lambda node: False, room=lambda packing: 2, alive=[{"CPU": 2.0}])
+    view = SimpleNamespace(note=print, at_once=said.append)
+    run: Any = SimpleNamespace(nodes=nodes, view=view, resources=Resources())
+    supply = Supply(run, Listed(list(trials), run))
+    first, second = supply.next(), supply.next()
+    assert first is not None and second is not None and supply.next() is None
+    for trial, _ in (first, second):
+        supply.lost(trial, "gone", Finished(*trial.key, "failed", "lost", "its node was lost"))
+    assert supply.wanted == len(trials) and supply.num_running == 0
+    assert set(said) == {2}
 
 
 def test_work_that_did_not_begin_is_given_out_again_and_alone_if_it_was_to_be_alone() -> None:

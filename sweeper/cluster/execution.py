@@ -58,11 +58,11 @@ def _begun(job: Job, resources: Resources, view: View, is_interrupted: Callable[
     """Connect to Ray and give what all work of a run shares, once a node can do it and all nodes have the same code."""
     with connected(resources.address):
         nodes = Nodes(resources, view.note)
-        nodes.wait(is_interrupted)
-        expected = None if resources.address is None else check_nodes()
-        with nullcontext(job) if resources.address is None else reachable(job) as reached:
-            try:
+        try:
+            nodes.wait(is_interrupted)
+            expected = None if resources.address is None else check_nodes()
+            with nullcontext(job) if resources.address is None else reachable(job) as reached:
                 yield Run(reached, resources, view, is_interrupted, nodes, expected)
-            finally:
-                with suppress(RayError):  # of a cluster that is gone: it starts no nodes either
-                    nodes.want(0)  # else an autoscaler keeps nodes for work that nobody asks for any more
+        finally:
+            with suppress(RayError):  # of a cluster that is gone: it starts no nodes either
+                nodes.want(0)  # else an autoscaler keeps nodes for work that nobody asks for any more

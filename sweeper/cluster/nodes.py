@@ -8,10 +8,10 @@ from collections.abc import Callable
 import ray
 
 from sweeper.cluster.autoscaler import Autoscaler, ask_for, find_autoscaler
-from sweeper.cluster.resources import Grant, Node, Packing, Resources, slots
+from sweeper.cluster.resources import HEAD, Grant, Node, Packing, Resources, fitting, slots
 
 AGE = 2.0  # seconds for which what is known of the nodes is taken as true
-EVERY = 15.0  # seconds between two messages while nodes are waited for
+EVERY = 15.0  # seconds between two messages while nodes are waited for, and after which they are asked for again
 
 
 class Nodes:
@@ -27,6 +27,7 @@ class Nodes:
         self._seen, self._alive = -math.inf, []
         self._places: dict[str, tuple[str, int]] = {}  # node id -> where its own process listens
         self._asked: tuple[Grant, int] | None = None
+        self._asked_at = -math.inf
         self._waiting_since: float | None = None
         self._said = 0.0
 
@@ -55,16 +56,21 @@ class Nodes:
         """Say whether a grant fits no node that is there or may come, while some node there could hold a piece of work, as when the largest died."""
         if slots(self.alive, grant, None) or not slots(self.alive, Grant(self.resources.cpus, self.resources.gpus), None):
             return False
-        return self.autoscaler is None or not self.autoscaler.could_hold(grant)
+        return self.autoscaler is None or not self.autoscaler.will_hold(grant)
 
     def want(self, number: int) -> None:
         """Ask an autoscaler for nodes that hold so many trials at once; 0: none is needed any more."""
         if self.autoscaler is None:
             return
-        wanted = Grant(self.resources.cpus, self.resources.gpus), min(number, self.resources.max_concurrent or number)
-        if wanted != self._asked:
+        grant = Grant(self.resources.cpus, self.resources.gpus)
+        most = self.autoscaler.room(grant)
+        if most is not None:
+            number = min(number, most + sum(fitting(node, grant) for node in self.alive if HEAD in node))
+        wanted = grant, min(number, self.resources.max_concurrent or number)
+        now = time.monotonic()
+        if wanted != self._asked or (number and now - self._asked_at >= EVERY):  # another run on the cluster may have asked for less since
             ask_for(*wanted)
-            self._asked = wanted
+            self._asked, self._asked_at = wanted, now
 
     def check(self) -> None:
         """Refuse what no node there, and none that an autoscaler may start, can ever hold.
@@ -73,12 +79,12 @@ class Nodes:
             ValueError: Naming the option, the most that a node has, and what was asked.
         """
         asked = Grant(self.resources.cpus, self.resources.gpus)
-        if slots(self.alive, asked, None) or (self.autoscaler is not None and self.autoscaler.could_hold(asked)):
+        if slots(self.alive, asked, None) or (self.autoscaler is not None and self.autoscaler.could_hold(asked, len(self.alive))):
             return
         for name, amount, word in (("GPU", asked.gpus, "--gpus-per-trial"), ("CPU", asked.cpus, "--cpus-per-trial")):
             most = max((float(node.get(name, 0.0)) for node in self.alive), default=0.0)
             coming = "" if self.autoscaler is None else " that there is or that the autoscaler may start"
-            most = max(most, (self.autoscaler and self.autoscaler.most(name)) or 0.0)
+            most = max(most, (self.autoscaler and self.autoscaler.largest(name)) or 0.0)
             if amount > most:
                 raise ValueError(f"{word} must be at most {most:g}, the {name}s of the largest node{coming}, got {amount:g}")
         raise ValueError(f"no node has {asked.cpus:g} CPUs (--cpus-per-trial) and {asked.gpus:g} GPUs (--gpus-per-trial) together")
@@ -90,8 +96,8 @@ class Nodes:
             ValueError: As `check`.
             KeyboardInterrupt: If interrupted.
         """
-        self.check()
         while not slots(self.alive, Grant(self.resources.cpus, self.resources.gpus), None):
+            self.check()
             if is_interrupted():
                 raise KeyboardInterrupt
             self.want(1)

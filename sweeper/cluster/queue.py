@@ -26,6 +26,11 @@ class Queue(Generic[Work]):
         self._nodes: dict[Hashable, list[str | None]] = {}  # of each loss; None where it is not known
         self._out_of_memory: set[Hashable] = set()
 
+    @property
+    def waiting(self) -> int:
+        """Return how much is to be run again."""
+        return len(self._again) + len(self._alone)
+
     def next(self) -> tuple[Work, bool] | None:
         """Return what is to be run now, and whether alone on a node; None if nothing can begin before something ends."""
         if self._again:

@@ -10,6 +10,7 @@ PLENTY = 2 * 2**30  # bytes of host memory that a piece of work is assumed to ne
 HEADROOM = 1.2  # over what was measured
 STEP = 256 * 2**20  # bytes; worker processes are used again only for equal grants, so these change in steps
 
+HEAD = "node:__internal_head__"  # what the head's node has beside the rest
 Node = Mapping[str, float]  # what a node has in all, in Ray's words: CPU, GPU, memory (bytes)
 
 

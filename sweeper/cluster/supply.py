@@ -58,7 +58,7 @@ class Supply:
     @property
     def wanted(self) -> int:
         """Return how many trials could run at once, if there were nodes enough."""
-        return len(self._running) + self._source.remaining
+        return len(self._running) + self._queue.waiting + self._source.remaining
 
     @property
     def is_finished(self) -> bool:
@@ -68,7 +68,9 @@ class Supply:
     def next(self) -> tuple[PlannedTrial, Grant] | None:
         """Return the next trial and its grant, None if none can begin before another ends."""
         nodes = self._run.nodes
-        if len(self._running) >= nodes.room(self._packing) or (given := self._queue.next()) is None:
+        room = nodes.room(self._packing)
+        self._run.view.at_once(room)
+        if len(self._running) >= room or (given := self._queue.next()) is None:
             return None
         trial, is_alone = given
         self._running.add(trial.key)

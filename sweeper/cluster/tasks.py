@@ -84,14 +84,20 @@ def _run_tasks(
             grant = packing.alone(run.nodes.alive) if is_alone else packing.grant(run.nodes.alive)
             # what is lost is run again by the queue, which knows why
             task = remote.options(num_cpus=grant.cpus, num_gpus=grant.gpus, memory=grant.memory or None, max_retries=0)
-            running[task.remote(perform, run.job, work, run.expected)] = work
+            running[task.remote(perform, run.job, work, run.expected)] = work, grant
         if not running:
             return
-        run.nodes.want(len(running) + remaining())
+        run.nodes.want(len(running) + queue.waiting + remaining())
         run.nodes.say_if_waiting()
-        finished, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+        for reference, (work, grant) in list(running.items()):
+            if run.nodes.is_stranded(grant):  # Ray would wait for that node
+                ray.cancel(reference)
+                del running[reference]
+                queue.take_back(work)
+                run.view.note(f"{work.title}: the node that it waited for is gone; it is given another")
+        finished, _ = ray.wait(list(running), num_returns=1, timeout=1.0) if running else ([], [])
         for reference in finished:
-            work = running.pop(reference)
+            work, _ = running.pop(reference)
             try:
                 value, peak = ray.get(reference)
             except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
