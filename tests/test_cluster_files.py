@@ -16,14 +16,15 @@ from sweeper.cli import app
 from sweeper.cluster import kubernetes, launcher, slurm, start_commands
 from sweeper.cluster.files import check
 from sweeper.cluster.findings import Finding
-from sweeper.cluster.known import AWS_NODE
 from sweeper.cluster.located import read_yaml
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["cluster.yaml", "deploy/on-premise.yaml", "deploy/gcp.yaml", "deploy/kuberay.yaml", "deploy/slurm.sbatch"]
 LAUNCHED = SHIPPED[:3]
 AWS, LOCAL, GCP, KUBERAY, SLURM = SHIPPED
+GROUP = "  security_group: {GroupName: ray-autoscaler-sweeper}\n"
 OPEN = """  security_group:
+    GroupName: ray-autoscaler-sweeper
     IpPermissions:
       - {IpProtocol: tcp, FromPort: 8265, ToPort: 8265, IpRanges: [{CidrIp: 0.0.0.0/0}]}
 """
@@ -63,7 +64,7 @@ MISTAKES = [
     ("launcher.node_types", AWS, "{CPU: 4, GPU: 1}", "{CPU: 4, GPU: 0}", "GPU: 0", "gpu is a g5.xlarge, which has a GPU"),
     ("launcher.node_types", GCP, "{CPU: 4, GPU: 1}", "{CPU: 4}", "resources: {CPU: 4}", "gpu is a g2-standard-4, which has a GPU"),
     ("launcher.node_types", AWS, "InstanceType: g5.xlarge", "InstanceType: m5.xlarge", "{CPU: 4, GPU: 1}", "a m5.xlarge has none"),
-    ("launcher.firewall", AWS, "  cache_stopped", OPEN + "  cache_stopped", "FromPort: 8265", "opens port 8265 to the world (0.0.0.0/0)"),
+    ("launcher.firewall", AWS, GROUP, OPEN, "FromPort: 8265", "opens port 8265 to the world (0.0.0.0/0)"),
     ("launcher.machines_of_aws", AWS, "cache_stopped_nodes: false", "cache_stopped_nodes: true", "cache_stopped_nodes", "whose disks cost on"),
     ("launcher.machines_of_aws", AWS, "      InstanceType: m5.xlarge", "      # ", "    node_config:", "InstanceType is missing"),
     ("launcher.machines_of_aws", AWS, "&image ami-EDIT", "&image latest_dlami", "latest_dlami", "Ray's own default is Ubuntu 18.04"),
@@ -424,82 +425,6 @@ def test_every_machine_gets_boto3_within_the_constraints(file: str) -> None:
     assert re.search(r"(?m)^boto3==", (ROOT / "constraints.txt").read_text())
 
 
-@pytest.mark.parametrize("script", ["aws-iam.sh", "slurm.sbatch"])
+@pytest.mark.parametrize("script", ["aws-account.sh", "slurm.sbatch"])
 def test_bash_can_read_every_shipped_script(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "deploy" / script)], check=True, timeout=10)
-
-
-def test_the_roles_for_aws_give_workers_the_bucket_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "aws").write_text('#!/bin/bash\nprintf "%s\\0" "$@" >> "$CALLS"\nprintf "\\1" >> "$CALLS"\necho arn:aws:iam::1:role/sweeper-worker\n')
-    (tmp_path / "aws").chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
-    subprocess.run(["bash", "deploy/aws-iam.sh", "our-bucket"], env=environment, check=True, capture_output=True, timeout=10)
-    calls = [call.split("\0")[:-1] for call in (tmp_path / "calls").read_text().split("\1") if call]
-    policies: dict[str, list[dict[str, object]]] = {"sweeper-worker": [], "sweeper-head": []}
-    for call in calls:
-        if call[1] == "put-role-policy":
-            options = dict(zip(call[2::2], call[3::2], strict=True))
-            policies[options["--role-name"]] += json.loads(options["--policy-document"])["Statement"]
-    assert {str(statement["Resource"]) for statement in policies["sweeper-worker"]} == {"arn:aws:s3:::our-bucket", "arn:aws:s3:::our-bucket/*"}
-    passed = [statement["Resource"] for statement in policies["sweeper-head"] if statement["Action"] == ["iam:PassRole", "iam:GetInstanceProfile"]]
-    assert passed == [["arn:aws:iam::1:role/sweeper-worker", "arn:aws:iam::*:instance-profile/sweeper-worker"]]
-    managed = [call for call in calls if call[1] == "attach-role-policy"]
-    assert [call[3] for call in managed] == ["sweeper-head"]
-
-
-def test_the_roles_for_aws_can_be_made_again_after_a_call_that_stopped_half_way(tmp_path: Path) -> None:
-    (tmp_path / "aws").write_text("""#!/bin/bash
-cd "${0%/*}"  # as IAM: one file for what was made, which cannot be made twice
-made() { [[ -e $1 ]] && exit 254; [[ -e stop ]] && [[ $1 == has-* ]] && exit 1; touch "$1"; exit 0; }
-case $2 in
-  create-role) made "role-$4" ;;
-  create-instance-profile) made "profile-$4" ;;
-  add-role-to-instance-profile) made "has-$4" ;;
-  get-role) [[ -e role-$4 ]] || exit 254; echo "arn:aws:iam::1:role/$4" ;;
-  get-instance-profile) [[ -e profile-$4 ]] || exit 254; [[ -e has-$4 ]] && echo "$4" || echo ;;
-esac
-""")
-    (tmp_path / "aws").chmod(0o755)
-    (tmp_path / "stop").touch()
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    statuses = []
-    for _ in range(3):
-        statuses.append(subprocess.run(["bash", "deploy/aws-iam.sh", "our-bucket"], env=environment, capture_output=True, timeout=10).returncode)
-        (tmp_path / "stop").unlink(missing_ok=True)
-    assert statuses == [1, 0, 0]
-    kinds = {path.name for path in tmp_path.iterdir()} - {"aws"}
-    assert kinds == {f"{kind}-sweeper-{who}" for kind in ("role", "profile", "has") for who in ("head", "worker")}
-
-
-@pytest.mark.slow
-def test_the_machines_of_cluster_yaml_start_on_a_simulated_ec2(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moto = pytest.importorskip("moto")
-    boto3 = pytest.importorskip("boto3")
-    import yaml
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-    from ray.autoscaler._private.util import prepare_config
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "simulated")
-    with moto.mock_aws():
-        ec2, iam = boto3.client("ec2", region_name="us-west-2"), boto3.client("iam")
-        for name in ("sweeper-head", "sweeper-worker"):
-            iam.create_instance_profile(InstanceProfileName=name)
-        image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-        config = prepare_config(yaml.safe_load((ROOT / AWS).read_text().replace("ami-EDIT", image)))
-        config = AWSNodeProvider.bootstrap_config(AWSNodeProvider.fillout_available_node_types_resources(config))
-        provider, started = AWSNodeProvider(config["provider"], config["cluster_name"]), {}
-        for kind in ("head", "gpu"):
-            for node in provider.create_node(config["available_node_types"][kind]["node_config"], {}, 1).values():
-                started[kind] = ec2.describe_instances(InstanceIds=[node.id])["Reservations"][0]["Instances"][0]
-        (group,) = [one for one in ec2.describe_security_groups()["SecurityGroups"] if one["GroupName"] == "ray-autoscaler-sweeper"]
-
-        known = boto3.client("ec2", region_name="us-west-2").meta.service_model.operation_model("RunInstances").input_shape.members
-
-    assert "InstanceLifecycle" not in started["head"] and started["gpu"]["InstanceLifecycle"] == "spot"
-    profiles = {kind: instance["IamInstanceProfile"]["Arn"].rpartition("/")[2] for kind, instance in started.items()}
-    assert profiles == {"head": "sweeper-head", "gpu": "sweeper-worker"}
-    assert config["available_node_types"]["gpu"]["resources"]["GPU"] == 1
-    opened = [(rule.get("FromPort"), rule["IpRanges"]) for rule in group["IpPermissions"] if rule["IpRanges"]]
-    assert opened == [(22, [{"CidrIp": "0.0.0.0/0"}])]  # everything else is within the group
-    assert set(AWS_NODE) == set(known) | {"SubnetIds"}
