@@ -65,6 +65,8 @@ MISTAKES = [
     ("launcher.node_types", GCP, "{CPU: 4, GPU: 1}", "{CPU: 4}", "resources: {CPU: 4}", "gpu is a g2-standard-4, which has a GPU"),
     ("launcher.node_types", AWS, "InstanceType: g5.xlarge", "InstanceType: m5.xlarge", "{CPU: 4, GPU: 1}", "a m5.xlarge has none"),
     ("launcher.firewall", AWS, GROUP, OPEN, "FromPort: 8265", "opens port 8265 to the world (0.0.0.0/0)"),
+    ("launcher.firewall", AWS, GROUP, "", "provider:", "a group that Ray makes has ssh open to the world"),
+    ("launcher.firewall", AWS, GROUP, OPEN.replace("GroupName: ray-autoscaler-sweeper\n    ", ""), "security_group:", "has ssh open to the world"),
     ("launcher.machines_of_aws", AWS, "cache_stopped_nodes: false", "cache_stopped_nodes: true", "cache_stopped_nodes", "whose disks cost on"),
     ("launcher.machines_of_aws", AWS, "      InstanceType: m5.xlarge", "      # ", "    node_config:", "InstanceType is missing"),
     ("launcher.machines_of_aws", AWS, "&image ami-EDIT", "&image latest_dlami", "latest_dlami", "Ray's own default is Ubuntu 18.04"),
@@ -218,6 +220,15 @@ def test_a_planted_mistake_is_named_at_its_line_by_its_rule_alone(
         rules = {"launcher": launcher, "start_commands": start_commands, "kubernetes": kubernetes, "slurm": slurm}[module]
         monkeypatch.setattr(rules, "RULES", tuple(one for one in rules.RULES if one.__name__ != name))
     assert found(path, line_has, sentence) == []
+
+
+def test_a_file_that_gives_every_machine_a_group_needs_no_name_of_one(tmp_path: Path) -> None:
+    path = edited(tmp_path, AWS, GROUP, "")
+    profile = "IamInstanceProfile: {Name: sweeper-"
+    path.write_text(path.read_text().replace(profile + "head", "SecurityGroupIds: [sg-1]\n      " + profile + "head"))
+    assert found(path, "provider:", "ssh open to the world")  # the workers have none
+    path.write_text(path.read_text().replace(profile + "worker", "SecurityGroupIds: [sg-1]\n      " + profile + "worker"))
+    assert found(path, None, "ssh open to the world") == []
 
 
 def test_every_rule_has_a_mistake() -> None:

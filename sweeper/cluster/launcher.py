@@ -21,6 +21,7 @@ _NEEDS = {
 }
 _GPU_MACHINES = {"aws": (r"(p\d|g\d|gr\d)", "InstanceType"), "gcp": (r"(a\d|g\d)-", "machineType")}
 _HEAVY = (".git", ".venv", "results")
+_BRING_A_GROUP = ("SecurityGroupIds", "NetworkInterfaces", "LaunchTemplate")
 
 
 def provider_of(source: Source) -> str:
@@ -122,7 +123,13 @@ def _gpus(source: Source, name: str, node: Located, *, is_head: bool) -> Iterato
 
 
 def firewall(source: Source) -> Iterator[Finding]:
-    """Rules that Ray adds to its own: ssh from anywhere, everything within the group."""
+    """Who reaches the machines: a group that Ray makes has ssh from anywhere, everything within the group, and the rules of the file."""
+    group = source.root.at("provider", "security_group")
+    is_found = [any(not node["node_config"][key].is_missing for key in _BRING_A_GROUP) for _, node in source.root["available_node_types"].items()]
+    if provider_of(source) == "aws" and group["GroupName"].is_missing and not all(is_found):
+        line = source.root.line_of("provider") if group.is_missing else source.root["provider"].line_of("security_group")
+        yield Finding(line, "provider.security_group.GroupName is missing; a group that Ray makes has ssh open to the world, and "
+                      "deploy/aws-account.sh makes one with ssh from your addresses", level="advice")  # fmt: skip
     for rule in source.root.at("provider", "security_group", "IpPermissions").entries():
         ranges = [entry["CidrIp"] for entry in rule["IpRanges"].entries()] + [entry["CidrIpv6"] for entry in rule["Ipv6Ranges"].entries()]
         is_ssh = (rule["FromPort"].value, rule["ToPort"].value) == (22, 22)
