@@ -5,8 +5,8 @@
 # `curl https://checkip.amazonaws.com` prints, and /32. A second call makes what a first one could not, replaces the policies by those below, and
 # leaves the group the two rules below alone: so also when your address has changed.
 #
-# sweeper-worker may list, read, write and delete in the bucket. sweeper-head may that too, and start and end EC2 instances, handing them
-# sweeper-worker and nothing stronger.
+# sweeper-worker may list, read, write and delete in the bucket. sweeper-head may that too, and give machines sweeper-worker and nothing stronger;
+# by AmazonEC2FullAccess it may start, change and delete every machine, volume and network of the account, not only this cluster's.
 #
 # The group lets in ssh from CIDR and everything from within the group, nothing else. Ray takes a group of this name that has rules as it is, but
 # looks for it in the network (VPC) of the subnet that it picks, any that gives public addresses; so each such network of the region gets one. In
