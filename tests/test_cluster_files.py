@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -439,3 +440,16 @@ def test_every_machine_gets_boto3_within_the_constraints(file: str) -> None:
 @pytest.mark.parametrize("script", ["aws-account.sh", "slurm.sbatch"])
 def test_bash_can_read_every_shipped_script(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "deploy" / script)], check=True, timeout=10)
+
+
+def test_the_google_file_makes_the_account_that_its_workers_have_and_names_the_rights_of_rays_own() -> None:
+    text = (ROOT / GCP).read_text()
+    header = " ".join(line.strip("# \\") for line in text.partition("cluster_name:")[0].splitlines())
+    (root,), _ = read_yaml(text)
+    account = root.at("available_node_types", "gpu", "node_config", "serviceAccounts").entries()[0]["email"].text()
+    assert f"gcloud iam service-accounts create {account.partition('@')[0]} " in header and f"--member=serviceAccount:{account} " in header
+    ray = find_spec("ray")
+    assert ray and ray.origin
+    source = Path(ray.origin).with_name("autoscaler").joinpath("_private", "gcp", "config.py").read_text()  # read: Google's library is not here
+    roles = re.findall(r'"roles/(.+)"', source.partition("\nDEFAULT_SERVICE_ACCOUNT_ROLES = [")[2].partition("]")[0])
+    assert len(roles) == 4 and f"the roles {', '.join(roles[:-1])} and {roles[-1]};" in header
