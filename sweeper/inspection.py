@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeper.results import Results
 from sweeper.statistics import quartiles
-from sweeper.stored_plans import key_of_row, latest_plan, split_of, states
+from sweeper.stored_plans import in_order, key_of_row, latest_plan, split_of, states
 
 Rows = list[dict[str, Any]]
 
@@ -72,7 +72,7 @@ def show(results: Results, trial_id: str) -> dict[str, Rows]:
     return {
         "sweeps": [row for row in sweeps if row["trial_id"] == name],
         "trials": results.read("trials", where={"trial_id": name}).to_pylist(),
-        "attempts": sorted((row for row in attempts if row["trial_id"] == name), key=lambda row: row["attempt"]),
+        "attempts": in_order(row for row in attempts if row["trial_id"] == name),
         "codebooks": [codebooks[depth] for depth in sorted(codebooks)],
         "scores": scores,
         "distances": [_with_quartiles(row) for row in results.read("distances", _DISTANCES, {"trial_id": name}).to_pylist()],

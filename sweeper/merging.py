@@ -13,6 +13,7 @@ from sweeper import compaction, parquet
 from sweeper.keys import part_key
 from sweeper.results import Results
 from sweeper.schemas import TABLES
+from sweeper.stored_plans import in_order
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,7 +95,7 @@ def _attempts(rows: "pa.Table", target: Results) -> tuple["pa.Table", set[str], 
         trial = row["trial_id"], row["evaluation_id"]
         last[trial] = max(last.get(trial, 0), row["attempt"])
     kept, parts, renumbered = [], set(), 0
-    for row in sorted(rows.to_pylist(), key=lambda row: (row["trial_id"], row["evaluation_id"], row["attempt"])):
+    for row in in_order(rows.to_pylist()):
         trial = row["trial_id"], row["evaluation_id"]
         if _identity(row) in same or (row["status"] == "completed" and trial in completed):
             continue

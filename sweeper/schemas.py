@@ -119,10 +119,11 @@ TABLES: dict[str, Table] = {
             int64?: member, generation, parent
         """),
     ),
-    # Append-only: one row per try, also of tries that failed or were lost.
+    # Append-only: one row per try, also of tries that failed or were lost. status is in the key: of two sweeps that run one trial at once, one may
+    # complete the try that the other has written down as failed, under the same number.
     "attempts": Table(
         version=1,
-        key=("trial_id", "evaluation_id", "attempt"),
+        key=("trial_id", "evaluation_id", "attempt", "status"),
         sort=("trial_id", "attempt"),
         columns=_columns("""
             string: trial_id, evaluation_id

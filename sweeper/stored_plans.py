@@ -1,6 +1,6 @@
 """What the tables say of the plans that were run: which one was last, on whose images, and how far each of its trials is. No torch, no Ray."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -105,7 +105,7 @@ def states(results: Results, planned: Sequence[dict[str, Any]]) -> dict[Key, dic
         return found
     columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
     last: dict[Key, dict[str, Any]] = {}
-    for attempt in sorted(results.read("attempts", columns).to_pylist(), key=lambda attempt: attempt["attempt"]):
+    for attempt in in_order(results.read("attempts", columns).to_pylist()):
         last[key_of_row(attempt)] = attempt
         state = found.get(key_of_row(attempt))
         if state is not None and state["status"] != "completed" and attempt["status"] in ("failed", "stopped"):
@@ -140,6 +140,11 @@ def _before_full_length(row: Mapping[str, Any], status: str, last: Mapping[Key, 
         message = "" if row["heir"] is None else f"its member went on as #{row['heir']}"
         return {"status": "continued", "reason": None, "message": message, "log": None}
     return {}
+
+
+def in_order(attempts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `attempts` as one came after another; of two under one number, by two sweeps at once, the completed one counts as the later."""
+    return sorted(attempts, key=lambda row: (row["attempt"], row["status"] == "completed"))
 
 
 def _became(attempt: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sweeper.provenance import git_commit
 from sweeper.results import Results
 from sweeper.stages import Stage
 from sweeper.storage import Root, is_root
+from sweeper.stored_plans import in_order
 from sweeper.worker import Finished, Job, perform_probe, perform_stage, perform_trial
 
 OWN_FAULT = ("nan", "gradient", "oom", "bug")  # tried again only when asked
@@ -83,7 +84,7 @@ def own_failures(results: Results, trials: Sequence[PlannedTrial]) -> dict[tuple
     wanted = {trial.key for trial in trials}
     columns = ["trial_id", "evaluation_id", "attempt", "status", "reason", "message", "log"]
     rows = [row for row in results.read("attempts", columns).to_pylist() if (row["trial_id"], row["evaluation_id"]) in wanted]
-    last = {(row["trial_id"], row["evaluation_id"]): row for row in sorted(rows, key=lambda row: row["attempt"])}
+    last = {(row["trial_id"], row["evaluation_id"]): row for row in in_order(rows)}
     return {key: row for key, row in last.items() if row["status"] == "failed" and row["reason"] in OWN_FAULT}
 
 

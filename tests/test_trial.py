@@ -25,6 +25,7 @@ from sweeper.plan import Plan, PlannedTrial
 from sweeper.results import Results
 from sweeper.statistics import wilson
 from sweeper.storage.local import LocalStore
+from sweeper.stored_plans import in_order
 from sweeper.sweep import inline, record_plan, run_one, run_sweep, state_of
 from sweeper.training import Diverged
 from sweeper.trial import run_trial
@@ -302,6 +303,36 @@ def test_attempts_are_numbered_on_after_a_completed_one(fresh: tuple[Plan, Path]
     results.publish("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, "completed"), [row])
     fail(root, plan, "lost")  # its trial's part was damaged, say, and it ran again
     assert sorted(Results(root).read("attempts", ["attempt"]).column("attempt").to_pylist()) == [1, 2, 3]
+
+
+def test_two_sweeps_that_run_a_trial_at_once_may_lose_it_and_complete_it_under_one_number(sweep: SmallSweep, fresh: tuple[Plan, Path]) -> None:
+    plan, root = fresh
+    shutil.copytree(sweep.root / "artifacts", root / "artifacts")
+    lost: list[str] = []
+
+    def lose(*_: Any) -> None:  # the other sweep's worker, on the same trial
+        if not lost:
+            lost.append("here")
+            fail(root, plan, "bug")
+
+    job, trial = Job(plan.sweep, LocalStore(root), None), plan.trials[0]
+    assert perform_trial(job, trial, lose).status == "completed"
+    results = Results(root)
+    both = [("bug", 1, "failed"), (None, 1, "completed")]
+    for _ in range(2):
+        rows = results.read("attempts").to_pylist()
+        assert sorted(((row["reason"], row["attempt"], row["status"]) for row in rows), key=str) == sorted(both, key=str)
+        for given in (rows, rows[::-1]):
+            assert [row["status"] for row in in_order(given)] == ["failed", "completed"]
+        assert results.query("select count(*) from attempts")[1] == [(2,)]
+        results.compact()
+        results.clean(grace_seconds=0)
+    assert trial.key not in {one.key for one in state_of(plan, root).missing}
+    (name,) = results.store.files("compacted/latents")
+    (root / name).unlink()
+    assert trial in state_of(plan, root).runnable  # it can be completed, so the failure under the same number is not its last word
+    fail(root, plan, "lost")
+    assert max(Results(root).read("attempts", ["attempt"]).column("attempt").to_pylist()) == 3
 
 
 def test_a_root_that_does_not_exist_misses_everything_and_is_not_made(sweep: SmallSweep, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from sweeper.search.plan import SearchPlan
 from sweeper.search.standing import Failure, Figures, Standing, Step, Suggestion
 from sweeper.search.stored import failed_checks, stored_figures
 from sweeper.search.study import GENERATION, VALIDITY, Proposal
-from sweeper.stored_plans import Key
+from sweeper.stored_plans import Key, in_order
 from sweeper.sweep import own_failures, record_evaluation, sweeps_row
 
 _KEPT_STATE = (GENERATION,)  # plain numbers; what CMA-ES notes is a pickle, and it begins anew around the best instead
@@ -126,8 +126,7 @@ class Ledger:
         for one in standings:
             if one.state == "stopped" or (one.state == "failed" and len(one.reached) < len(one.suggestion.steps) - 1):
                 left.setdefault(one.suggestion.steps[-1].key, one)  # of equal suggestions the first
-        rows = self.results.read("attempts").to_pylist() if left else []
-        rows.sort(key=lambda row: row["attempt"])
+        rows = in_order(self.results.read("attempts").to_pylist()) if left else []
         for standing in left.values():
             trial: PlannedTrial = standing.suggestion.steps[-1].run
             mine = [row for row in rows if (row["trial_id"], row["evaluation_id"]) == trial.key]
