@@ -127,7 +127,7 @@ def doctor(
 ) -> None:
     """Name damaged and foreign files among the tables; with --cluster, what is wrong with a cluster file.
 
-    Every table's file under the results root is opened. Exit status 1 if there are any, and they were not moved away. A cluster file is checked on
+    Every table's file under the results root is read. Exit status 1 if there are any, and they were not moved away. A cluster file is checked on
     this machine, without credentials: exit status 1 if something in it would fail, hang or stand open; advice alone is status 0.
     """
     if cluster is not None:

@@ -374,6 +374,24 @@ def test_parts_of_a_lost_compacted_file_are_missing(filled: Results) -> None:
     assert name in [problem.name for problem in reader.skipped]
 
 
+@pytest.mark.parametrize("compacted", [True, False])
+def test_a_file_damaged_inside_is_among_the_problems_and_its_parts_are_missing_once_it_is_moved_away(filled: Results, compacted: bool) -> None:
+    if compacted:
+        filled.compact()
+        filled.clean(grace_seconds=0)
+    (name,) = filled.store.files("compacted/scores") if compacted else [filled.folder.part_name("scores", "aa-t2")]
+    flip_a_page(Path(filled.root) / name)
+    reader = Results(filled.root)
+    (problem,) = reader.problems()
+    assert problem.name == name and "damaged" in problem.reason
+    reader.quarantine(problem.name)
+    after = Results(filled.root)
+    assert [problem.reason for problem in after.problems()] == ["gone"] * compacted
+    assert after.stored("scores") == (set() if compacted else {"aa-t1", "aa-t3"})
+    assert after.publish("scores", "aa-t2", [score("t2", 0.1), score("t2", 0.2)])
+    assert after.read("scores", where={"trial_id": "t2"}).num_rows == 2
+
+
 def test_compaction_keeps_rows_and_cleaning_keeps_them_too(filled: Results) -> None:
     before = sorted(map(str, filled.read("scores").to_pylist()))
     done = filled.compact()
