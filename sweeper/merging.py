@@ -58,12 +58,12 @@ def _additions(target: Results, source: Results, merged: Merged) -> dict[str, co
     merged.rows.clear()
     for table in _ORDER:
         rows, parts = source.read_all(table)
-        new = parts - target.stored(table)
+        known, held = target.read_all(table)  # at once, and what is damaged holds nothing: a part is new if, and only if, its rows are not known
+        new = parts - held
         if not new:
             continue
         if table == "attempts":
             rows, new, merged.renumbered = _attempts(rows, target)
-        known = target.read(table, list(TABLES[table].key), include_unfinished=True)
         rows = parquet.anti_join(rows, known, TABLES[table].key)
         if rows.num_rows:
             additions[table] = compaction.Addition(parquet.encode(table, rows, is_compacted=True), rows.num_rows, tuple(sorted(new)))

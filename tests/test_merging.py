@@ -1,18 +1,19 @@
 """Two results roots become one: nothing twice, nothing lost, and what was made in either is not made again."""
 
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from small_sweep import SmallSweep
+from small_sweep import Silent, SmallSweep
 from tiny_sweep import invoke
 
 from sweeper import compaction
 from sweeper.merging import merge
 from sweeper.results import Results
 from sweeper.schemas import TABLES
-from sweeper.sweep import state_of
+from sweeper.sweep import inline, run_sweep, state_of
 from sweeper.worker import Job, record_failure
 
 
@@ -134,3 +135,28 @@ def test_rows_that_cannot_be_read_do_not_count_as_brought(sweep: SmallSweep, tmp
     merge(target, Results(source))
     assert not target.has("scores", damaged.stem)
     assert len(state_of(sweep.plan, tmp_path / "target").missing) == 1
+
+
+def lose_a_page(content: bytearray) -> None:
+    content[4:200] = bytes(196)
+
+
+def lose_the_footer(content: bytearray) -> None:
+    content[-200:-8] = bytes(192)
+
+
+@pytest.mark.parametrize("damage", [lose_a_page, lose_the_footer])
+def test_a_damaged_part_of_the_target_is_taken_over_by_name(sweep: SmallSweep, tmp_path: Path, damage: Callable[[bytearray], None]) -> None:
+    target = shutil.copytree(sweep.root, tmp_path / "target", ignore=shutil.ignore_patterns("compacted", "manifests"))
+    damaged, *_, missing = sorted((target / "parts" / "scores").rglob("*.parquet"))
+    missing.unlink()
+    content = bytearray(damaged.read_bytes())
+    damage(content)
+    damaged.write_bytes(content)
+    merge(Results(target), Results(sweep.root))
+    assert everything(target) == everything(sweep.root)
+    for problem in (results := Results(target)).problems():
+        results.quarantine(problem.name)
+    assert not damaged.exists() and state_of(sweep.plan, target).missing == []
+    assert run_sweep(sweep.plan, sweep.splits, target, None, inline, Silent()) == []
+    assert everything(target)["scores"] == everything(sweep.root)["scores"]
