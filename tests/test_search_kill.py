@@ -110,6 +110,7 @@ def test_a_search_that_is_killed_three_times_loses_nothing_and_runs_nothing_twic
     check(read_search(Results(root), "tiny"), root)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_a_search_a_lost_attempt_and_no_trial(root: Path) -> None:
     searched, before = tiny_search(), proposed(root)
     process = start(searched, root, 4)

@@ -14,7 +14,7 @@ from same_outcomes import differences
 
 from sweeper.results import Results
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # where hosts can be made, the bench says it in CI
 
 SPACE = """
 _SHORT = {"num_epochs": 12, "retraining/num_epochs": 1, "target/training/num_epochs": 2, "depth": 1, "base_width": 4, "codebook_size": 8}
