@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -155,6 +157,20 @@ MISTAKES = [
     ("slurm.start", SLURM, "\"$@\" --address auto", "\"$@\"", "srun --kill", "a Ray of its own"),
     ("slurm.start", SLURM, "--dashboard-host 127.0.0.1", "--dashboard-host 0.0.0.0", "srun --kill", "shows the dashboard"),
     ("slurm.environment", SLURM, "export RAY_AUTH_MODE=token\n", "", "srun --kill", "RAY_AUTH_MODE=token is not exported"),
+    ("slurm.environment", SLURM, "export RAY_AUTH_MODE=token\n", "RAY_AUTH_MODE=token\n",
+     "RAY_AUTH_MODE=token", "got an assignment without `export`, which stays within the script"),
+    ("slurm.environment", SLURM, "export RAY_AUTH_MODE=token\n", "export RAY_AUTH_MODE=disabled\n",
+     "srun --kill", "is not exported before Ray starts, got disabled"),
+    ("slurm.environment", SLURM, "srun --kill", "srun --export=HOME,PATH --kill", "srun --export", "is not exported before Ray starts, got nothing"),
+    ("slurm.environment", SLURM, "export RAY_health_check_initial", "RAY_health_check_initial",
+     "srun --kill", "RAY_health_check_initial_delay_ms is not exported"),
+    ("slurm.environment", SLURM, " RAY_health_check_failure_threshold=3", "", "srun --kill", "RAY_health_check_failure_threshold is not exported"),
+    ("slurm.granted", SLURM, "#SBATCH --mem=0\n", "", None, "--mem is missing"),
+    ("slurm.granted", SLURM, "export SRUN_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK", "srun --kill", "srun does not take over --cpus-per-task"),
+    ("slurm.time_limit", SLURM, "#SBATCH --signal=B:USR1@180\n", "", "--requeue", "the time limit ends the sweep"),
+    ("slurm.time_limit", SLURM, "--signal=B:USR1@180", "--signal=USR1@180", "--signal", "reaches Ray's processes"),
+    ("slurm.time_limit", SLURM, "--signal=B:USR1@180", "--signal=B:USR2@180", "--signal", "it has no trap for USR2"),
+    ("slurm.time_limit", SLURM, "--results \"$results\" &", "--results \"$results\"", "srun --kill", "runs only once srun has ended"),
     ("slurm.environment", SLURM, "ulimit -n 65536 2> /dev/null || ulimit -n \"$(ulimit -Hn)\"", "true", "srun --kill", "limit of open files"),
     ("slurm.syntax", SLURM, "#!/bin/bash\n", "", None, "the first line must be #!/bin/bash"),
     ("slurm.syntax", SLURM, "set -euo pipefail", "if true; then (", None, "bash cannot read this script"),
@@ -435,6 +451,117 @@ def test_every_machine_gets_boto3_within_the_constraints(file: str) -> None:
     text = re.sub(r"\\?\n *", " ", (ROOT / file).read_text())
     assert re.search(r"""pip install [^;]*-c \S*constraints\.txt [^;]*-e ["']\S*\[s3\]["']""", text)
     assert re.search(r"(?m)^boto3==", (ROOT / "constraints.txt").read_text())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("export RAY_AUTH_MODE=token\n", "RAY_AUTH_MODE=token\nexport RAY_AUTH_MODE\n"),
+        ("export RAY_AUTH_MODE=token\n", "export PATH RAY_AUTH_MODE=token  # not 'disabled'\n"),
+        ("export RAY_AUTH_MODE=token\n", "export RAY_AUTH_MODE=disabled\nRAY_AUTH_MODE=token\n"),
+        ("export RAY_AUTH_MODE=token\n", "if true; then export RAY_AUTH_MODE=token; fi\n"),
+        ("srun --kill", "RAY_AUTH_MODE=token srun --kill"),
+        ("srun --kill", "srun --export=ALL,RAY_AUTH_MODE=token --kill"),
+    ],
+)
+def test_a_token_reaches_ray_on_slurm_however_it_is_exported(old: str, new: str, tmp_path: Path) -> None:
+    path = edited(tmp_path, SLURM, old, new)
+    if old.startswith("srun"):
+        path.write_text(path.read_text().replace("\nexport RAY_AUTH_MODE=token\n", "\n"))
+    assert [finding.shown(path) for finding in check(path)] == []
+
+
+@pytest.mark.parametrize("option", ["-c 8", "-c8", "--cpus-per-task=8", '--cpus-per-task "$SLURM_CPUS_PER_TASK"'])
+def test_srun_may_be_told_its_cpus_itself(option: str, tmp_path: Path) -> None:
+    path = edited(tmp_path, SLURM, "export SRUN_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK")
+    path.write_text(path.read_text().replace("srun --kill", f"srun {option} --kill"))
+    assert [finding.shown(path) for finding in check(path)] == []
+
+
+UNTIL_END = "echo > begun; for turn in {1..500}; do [[ -e end ]] && break; sleep 0.02; done"
+
+
+class Slurm:
+    """slurm.sbatch with stand-ins for srun and scontrol, which write down how they were called."""
+
+    def __init__(self, folder: Path, srun: str, scontrol: str = "exit 0", **variables: str) -> None:
+        self.folder = folder
+        for name, body in (("srun", srun), ("scontrol", f"[[ $1 == show ]] && {{ echo node-1; exit; }}\n{scontrol}")):
+            (folder / name).write_text(f'#!/bin/bash\ncd "${{0%/*}}"\nprintf "%s\\n" "$@" > {name}-words; env > {name}-env\n{body}\n')
+            (folder / name).chmod(0o755)
+        granted = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node-[1-4]", "SLURM_JOB_NUM_NODES": "4", "SLURM_CPUS_PER_TASK": "8"}
+        environment = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": os.environ["HOME"]} | granted | variables
+        self.script = subprocess.Popen(
+            ["bash", str(ROOT / SLURM), "smoke"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def wait_for(self, name: str, *, seconds: float = 10) -> str:
+        """Return what a stand-in has written into a file, once it is whole."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if (self.folder / name).exists() and (text := (self.folder / name).read_text()).endswith("\n"):
+                return text
+            time.sleep(0.01)
+        raise AssertionError(f"{name} was not written within {seconds} s; the script is at {self.script.poll()}")
+
+    def ended(self) -> tuple[int, str]:
+        said, _ = self.script.communicate(timeout=10)
+        return self.script.returncode, said
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 130])
+def test_the_script_for_slurm_ends_with_the_status_of_the_sweep(status: int, tmp_path: Path) -> None:
+    script = Slurm(tmp_path, f"exit {status}")
+    assert script.ended() == (status, "")
+    words = script.wait_for("srun-words").splitlines()
+    assert words[:4] == ["--kill-on-bad-exit=1", "ray", "symmetric-run", "--address"]
+    assert " ".join(words[words.index("--") :]) == f"-- python -u -m sweeper run smoke --address auto --results {tmp_path}/results"
+    assert {"RAY_AUTH_MODE=token", "SRUN_CPUS_PER_TASK=8"} <= set(script.wait_for("srun-env").splitlines())
+    assert not (tmp_path / "scontrol-words").exists() or "requeue" not in script.wait_for("scontrol-words")
+
+
+@pytest.mark.parametrize(
+    ("variables", "gpus"),
+    [
+        ({"SLURM_GPUS_PER_NODE": "2", "SLURM_GPUS_ON_NODE": "8"}, "2"),
+        ({"SLURM_GPUS_PER_NODE": "a100:2", "SLURM_GPUS_ON_NODE": "8"}, "2"),
+        ({"SLURM_GPUS_ON_NODE": "4"}, "4"),
+        ({}, "0"),
+    ],
+)
+def test_ray_on_slurm_is_told_the_gpus_that_were_asked_for(variables: dict[str, str], gpus: str, tmp_path: Path) -> None:
+    script = Slurm(tmp_path, "exit 0", **variables)
+    assert script.ended() == (0, "")
+    words = script.wait_for("srun-words").splitlines()
+    assert words[words.index("--num-gpus") + 1] == gpus
+
+
+def test_a_job_of_slurm_puts_itself_back_in_the_queue_before_its_time_limit(tmp_path: Path) -> None:
+    script = Slurm(tmp_path, f"{UNTIL_END}; exit 7", 'echo "$@" > requeued')
+    script.wait_for("begun")
+    script.script.send_signal(signal.SIGUSR1)
+    assert script.wait_for("requeued") == "requeue 77\n"
+    with pytest.raises(subprocess.TimeoutExpired):  # it waits on, for Slurm to end it
+        script.script.wait(timeout=0.5)
+    (tmp_path / "end").touch()
+    assert script.ended() == (7, "")
+
+
+def test_a_job_that_slurm_does_not_put_back_goes_on_to_its_limit(tmp_path: Path) -> None:
+    script = Slurm(tmp_path, UNTIL_END, "echo > asked; exit 1")
+    script.wait_for("begun")
+    script.script.send_signal(signal.SIGUSR1)
+    script.wait_for("asked")
+    (tmp_path / "end").touch()
+    assert script.ended() == (0, "Slurm does not put this job back in the queue: submit it again\n")
+
+
+def test_a_job_of_slurm_that_is_told_to_end_ends_the_sweep_and_waits_for_it(tmp_path: Path) -> None:
+    script = Slurm(tmp_path, f"trap 'echo > told; exit 9' TERM; {UNTIL_END}")
+    script.wait_for("begun")
+    script.script.send_signal(signal.SIGTERM)
+    assert script.ended() == (9, "")
+    assert (tmp_path / "told").exists()
 
 
 @pytest.mark.parametrize("script", ["aws-account.sh", "slurm.sbatch"])

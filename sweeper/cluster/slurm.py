@@ -6,13 +6,16 @@ from collections.abc import Iterator
 
 from sweeper.cluster.findings import Finding
 from sweeper.cluster.known import SBATCH
+from sweeper.cluster.shell import Call, call_of, options_of, without_comments
 from sweeper.cluster.source import Rule, Source, words_of
+from sweeper.cluster.start_commands import HEALTH
 from sweeper.lookup import nearest
 
 _SHORT = {"A": "account", "a": "array", "c": "cpus-per-task", "C": "constraint", "D": "chdir", "d": "dependency", "e": "error", "G": "gpus",
           "J": "job-name", "L": "licenses", "m": "distribution", "N": "nodes", "n": "ntasks", "o": "output", "p": "partition", "q": "qos",
           "t": "time", "w": "nodelist", "x": "exclude"}  # fmt: skip
 _SAME = {"tasks-per-node": "ntasks-per-node"}
+_MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
 def options(source: Source) -> dict[str, tuple[str, int]]:
@@ -95,18 +98,61 @@ def start(source: Source) -> Iterator[Finding]:
         yield Finding(line, f"--dashboard-host {host[1]} shows the dashboard, which starts jobs, to the network")
 
 
+def _call(source: Source) -> Call:
+    """Return the call of `ray symmetric-run`; exported is what its processes get: --export of srun may leave out, add and replace."""
+    call = call_of(without_comments(source.lines), "ray", "symmetric-run")
+    exported = dict(call.exported)
+    if told := options_of(call.before).get("export"):
+        names = told.split(",")
+        exported = exported if "ALL" in names else {name: value for name, value in exported.items() if name in names}
+        exported |= dict(name.split("=", 1) for name in names if "=" in name)
+    return Call(exported, call.before, call.behind)
+
+
 def environment(source: Source) -> Iterator[Finding]:
     """What is exported before Ray starts."""
-    command, line = _command(source)
-    before = "\n".join(text for text in source.lines[: max(line - 1, 0)] if not text.lstrip().startswith("#")) + "\n" + command
-    mode = re.search(r"\bRAY_AUTH_MODE=(\w+)", before)
-    if mode is None or mode[1] != "token":
-        yield Finding(line or 1, f"RAY_AUTH_MODE=token is not exported before Ray starts, got {mode[1] if mode else 'nothing'}; other users of the "
-                      "cluster reach its ports")  # fmt: skip
-    if "RAY_health_check_" not in before:
-        yield Finding(line or 1, "no RAY_health_check_… is exported before Ray starts; a silent node is noticed after a minute only", level="advice")
-    if "ulimit -n" not in before:
+    (_, line), exported = _command(source), _call(source).exported
+    mode = exported.get("RAY_AUTH_MODE", "")
+    if mode != "token":
+        plain = [place for place, text in enumerate(source.lines, start=1) if re.match(r"\s*RAY_AUTH_MODE=", text)]
+        got = mode or ("an assignment without `export`, which stays within the script" if plain else "nothing")
+        yield Finding(plain[-1] if plain and not mode else line or 1,
+                      f"RAY_AUTH_MODE=token is not exported before Ray starts, got {got}; other users of the cluster reach its ports")  # fmt: skip
+    if missing := [name for name in HEALTH if f"RAY_health_check_{name}" not in exported]:
+        yield Finding(line or 1, f"RAY_health_check_{missing[0]} is not exported before Ray starts; a silent node is noticed after a minute only",
+                      level="advice")  # fmt: skip
+    if "ulimit -n" not in without_comments(source.lines[: max(line - 1, 0)]):
         yield Finding(line or 1, "the limit of open files is not raised (`ulimit -n 65536`) before Ray starts", level="advice")
+
+
+def granted(source: Source) -> Iterator[Finding]:
+    """What a node's Ray gets of the node: memory and CPUs."""
+    told, call, (_, line) = options(source), _call(source), _command(source)
+    if not set(_MEMORY) & set(told):
+        yield Finding(1, "#SBATCH --mem is missing; also of an --exclusive node only the memory asked for is granted, by --mem=0 all", level="advice")
+    is_passed_on = "cpus-per-task" in options_of(call.before) or any(re.match(r"-c\d*$", word) for word in call.before)
+    if "cpus-per-task" in told and not is_passed_on and "SRUN_CPUS_PER_TASK" not in call_of(without_comments(source.lines), "srun").exported:
+        yield Finding(line or 1, "srun does not take over --cpus-per-task since Slurm 22.05, so Ray has one CPU of each node; before it "
+                      "`export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK`")  # fmt: skip
+
+
+def time_limit(source: Source) -> Iterator[Finding]:
+    """A job that meets its time limit puts itself back in the queue: Slurm does not."""
+    told, script, (command, line) = options(source), without_comments(source.lines), _command(source)
+    if "requeue" in told and "signal" not in told:
+        yield Finding(told["requeue"][1], "--requeue is for lost nodes and preemption; the time limit ends the sweep, unless --signal=B:USR1@180 lets"
+                      " the script `scontrol requeue` itself before", level="advice")  # fmt: skip
+    if "signal" not in told:
+        return
+    value, place = told["signal"]
+    whom, _, signal = value.partition("@")[0].rpartition(":")
+    signal = signal.removeprefix("SIG")
+    if "B" not in whom:
+        yield Finding(place, f"--signal={value} reaches Ray's processes, which end by it, and not the script; write --signal=B:{value}")
+    elif not re.search(rf"\btrap\b.*\b(SIG)?{re.escape(signal)}\b", script):
+        yield Finding(place, f"--signal={value} ends the script: it has no trap for {signal}")
+    elif command and not command.rstrip().endswith("&"):
+        yield Finding(line, f"the trap for {signal} runs only once srun has ended; start srun in the background (`&`) and `wait` for it")
 
 
 def syntax(source: Source) -> Iterator[Finding]:
@@ -126,4 +172,4 @@ def to_edit(source: Source) -> Iterator[Finding]:
             yield Finding(line, "EDIT is a placeholder", level="to fill in")
 
 
-RULES: tuple[Rule, ...] = (known_options, one_ray_per_node, start, environment, syntax, to_edit)
+RULES: tuple[Rule, ...] = (known_options, one_ray_per_node, start, environment, granted, time_limit, syntax, to_edit)

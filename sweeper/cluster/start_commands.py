@@ -8,7 +8,8 @@ from functools import cache
 
 from sweeper.cluster.findings import Finding
 from sweeper.cluster.located import Located
-from sweeper.cluster.source import Rule, Source, pinned, words_of
+from sweeper.cluster.shell import call_of, options_of
+from sweeper.cluster.source import Rule, Source, pinned
 
 HEALTH = ("initial_delay_ms", "period_ms", "timeout_ms", "failure_threshold")
 LEAST_OBJECT_STORE = 75 * 2**20  # bytes; Ray refuses less
@@ -35,33 +36,10 @@ def starts(source: Source) -> list[Start]:
         key = f"{who}_start_ray_commands"
         for entry in source.root[key].entries():
             if re.search(r"\bray start\b", entry.text()):
-                found.append(Start(who, key, entry, *_read(entry.text())))
+                call = call_of(entry.text(), "ray", "start")
+                found.append(Start(who, key, entry, call.exported, options_of(call.behind)))
                 break
     return found
-
-
-def _read(command: str) -> tuple[dict[str, str], dict[str, str]]:
-    exported: dict[str, str] = {}
-    for segment in re.split(r";|&&|\|\|", command):
-        words = words_of(segment)
-        if words[:1] == ["export"]:
-            exported |= dict(word.split("=", 1) for word in words[1:] if "=" in word)
-        elif "ray" in words and words[words.index("ray") :][1:2] == ["start"]:
-            place = words.index("ray")
-            exported |= dict(word.split("=", 1) for word in words[:place] if "=" in word)
-            return exported, options_of(words[place + 2 :])
-    return exported, {}
-
-
-def options_of(words: list[str]) -> dict[str, str]:
-    """Return long options with their values, given as `--name=value` or `--name value`."""
-    options = {}
-    for place, word in enumerate(words):
-        if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            following = words[place + 1] if place + 1 < len(words) and not words[place + 1].startswith("-") else ""
-            options[name] = value or following
-    return options
 
 
 def presence(source: Source) -> Iterator[Finding]:
