@@ -75,6 +75,18 @@ MISTAKES = [
     ("launcher.machines_of_aws", AWS, "&image ami-EDIT", "&image latest_dlami", "latest_dlami", "Ray's own default is Ubuntu 18.04"),
     ("launcher.machines_of_aws", AWS, "IamInstanceProfile: {Name: sweeper-worker}", "Monitoring: {Enabled: true}",
      None, "cannot reach a results root on S3"),
+    ("launcher.machines_of_aws", AWS, "MarketType: spot", "MarketType: spott",
+     "MarketType: spott", "must be one of spot, capacity-block, got 'spott' (did you mean 'spot'?)"),
+    ("launcher.machines_of_aws", AWS, "MarketType: spot", "MarketType: on-demand", "on-demand", "got 'on-demand'; without InstanceMarketOptions"),
+    ("launcher.machines_of_google", GCP, "onHostMaintenance: TERMINATE\n", "onHostMaintenance: MIGRATE\n",
+     "MIGRATE", "gpu has a GPU, and its scheduling.onHostMaintenance is 'MIGRATE'"),
+    ("launcher.machines_of_google", GCP, """        provisioningModel: SPOT
+        instanceTerminationAction: DELETE
+        onHostMaintenance: TERMINATE
+""", "", "scheduling:", "its scheduling has no onHostMaintenance: TERMINATE"),
+    ("launcher.machines_of_google", GCP, "      scheduling: ", "      labels: ", "    node_config:", "its scheduling has no onHostMaintenance"),
+    ("launcher.machines_of_google", GCP, "machineType: e2-standard-4", "guestAccelerators: [{acceleratorType: a, acceleratorCount: 1}]",
+     "    node_config:", "head has a GPU, and its scheduling has no"),
     ("start_commands.presence", AWS, "worker_start_ray_commands:", "metadata: {a: b}\nworker_setup_commands:",
      None, "worker_start_ray_commands is missing"),
     ("start_commands.presence", LOCAL, "ray start --head", "ray status --head", "head_start_ray_commands", "does not run `ray start`"),
@@ -476,6 +488,11 @@ def test_srun_may_be_told_its_cpus_itself(option: str, tmp_path: Path) -> None:
     path = edited(tmp_path, SLURM, "export SRUN_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK")
     path.write_text(path.read_text().replace("srun --kill", f"srun {option} --kill"))
     assert [finding.shown(path) for finding in check(path)] == []
+
+
+def test_a_spot_machine_of_google_without_its_default_is_only_advised_to_say_it(tmp_path: Path) -> None:
+    path = edited(tmp_path, GCP, "        onHostMaintenance: TERMINATE\n", "")
+    assert [finding.level for finding in found(path, "scheduling:", "has no onHostMaintenance")] == ["advice"]
 
 
 UNTIL_END = "echo > begun; for turn in {1..500}; do [[ -e end ]] && break; sleep 0.02; done"

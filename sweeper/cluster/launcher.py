@@ -20,6 +20,7 @@ _NEEDS = {
     "local": {"head_ip": "the address of the head", "worker_ips": "a list of the workers' addresses"},
 }
 _GPU_MACHINES = {"aws": (r"(p\d|g\d|gr\d)", "InstanceType"), "gcp": (r"(a\d|g\d)-", "machineType")}
+_MARKETS = ("spot", "capacity-block")
 _HEAVY = (".git", ".venv", "results")
 _BRING_A_GROUP = ("SecurityGroupIds", "NetworkInterfaces", "LaunchTemplate")
 
@@ -111,15 +112,21 @@ def node_types(source: Source) -> Iterator[Finding]:
 
 def _gpus(source: Source, name: str, node: Located, *, is_head: bool) -> Iterator[Finding]:
     kind, config, resources = provider_of(source), node["node_config"], node["resources"]
-    pattern, key = _GPU_MACHINES.get(kind, ("(?!)", ""))
-    machine = config[key].text()
-    has_gpu = bool(re.match(pattern, machine)) or bool(config["guestAccelerators"].value)
+    machine, has_gpu = _machine(kind, config)
+    key = _GPU_MACHINES.get(kind, ("", ""))[1]
     asks = resources["GPU"].number()
     detects = kind == "aws" and asks is None  # Ray asks EC2 what the machine has
     if has_gpu and not is_head and not detects and not asks:
         yield Finding(node.line_of("resources"), f"{name} is a {machine}, which has a GPU, and its resources name none; no trial uses it")
     if key and machine and asks and not has_gpu:
         yield Finding(node.line_of("resources"), f"{name}.resources name {asks:g} GPU, and a {machine} has none; nodes are started for nothing")
+
+
+def _machine(kind: str, config: Located) -> tuple[str, bool]:
+    """Return the provider's name of a kind of machine, and whether it has a GPU."""
+    pattern, key = _GPU_MACHINES.get(kind, ("(?!)", ""))
+    machine = config[key].text()
+    return machine, bool(re.match(pattern, machine)) or bool(config["guestAccelerators"].value)
 
 
 def firewall(source: Source) -> Iterator[Finding]:
@@ -141,7 +148,7 @@ def firewall(source: Source) -> Iterator[Finding]:
 
 
 def machines_of_aws(source: Source) -> Iterator[Finding]:
-    """Image, credentials and what is paid for after `ray down`."""
+    """Image, credentials, and what is paid for: spot or not, and after `ray down`."""
     if provider_of(source) != "aws":
         return
     provider, head = source.root["provider"], source.root["head_node_type"].text()
@@ -158,6 +165,28 @@ def machines_of_aws(source: Source) -> Iterator[Finding]:
         if config["IamInstanceProfile"].is_missing and name != head:
             line = node.line_of("node_config")
             yield Finding(line, f"{name} has no IamInstanceProfile; its trials cannot reach a results root on S3", level="advice")
+        market = config.at("InstanceMarketOptions", "MarketType")
+        if not market.is_missing and market.text() not in _MARKETS:
+            yield Finding(market.line, f"{name}.node_config.InstanceMarketOptions.MarketType must be one of {', '.join(_MARKETS)}, got "
+                          f"{market.text()!r}{nearest(market.text(), _MARKETS)}; without InstanceMarketOptions the machine is on demand")  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (keys, places, access, mounts, node_types, firewall, machines_of_aws)
+def machines_of_google(source: Source) -> Iterator[Finding]:
+    """What becomes of a machine with a GPU when its host is serviced: Google moves none, and starts none that asks to be moved."""
+    for name, node in source.root["available_node_types"].items() if provider_of(source) == "gcp" else ():
+        config = node["node_config"]
+        if not _machine("gcp", config)[1]:
+            continue
+        plans = config["scheduling"].entries() or [config["scheduling"]]  # Ray's own examples have a list
+        told = [plan["onHostMaintenance"] for plan in plans if not plan["onHostMaintenance"].is_missing]
+        is_spot = any(plan["provisioningModel"].text() == "SPOT" or plan["preemptible"].value is True for plan in plans)
+        if told and told[0].text() != "TERMINATE":
+            got = told[0].text()
+            yield Finding(told[0].line, f"{name} has a GPU, and its scheduling.onHostMaintenance is {got!r}; Google starts it with TERMINATE only")
+        elif not told:
+            line = node.line_of("node_config") if config["scheduling"].is_missing else config.line_of("scheduling")
+            yield Finding(line, f"{name} has a GPU, and its scheduling has no onHostMaintenance: TERMINATE; Google refuses it, unless it is spot",
+                          level="advice" if is_spot else "error")  # fmt: skip
+
+
+RULES: tuple[Rule, ...] = (keys, places, access, mounts, node_types, firewall, machines_of_aws, machines_of_google)
