@@ -134,6 +134,22 @@ MISTAKES = [
     ("kubernetes.entrypoint", KUBERAY, "--address auto ", "", "entrypoint", "no --address auto"),
     ("kubernetes.entrypoint", KUBERAY, "s3://EDIT-bucket/sweeps", "results", "entrypoint", "--results names no object store"),
     ("kubernetes.entrypoint", KUBERAY, " --results s3://EDIT-bucket/sweeps", "", "entrypoint", "--results names no object store"),
+    ("kubernetes.entrypoint", KUBERAY, "; s=$?;", "' || test $? -eq 1 #'",
+     "entrypoint", "pastes the entrypoint into a shell line of its own"),
+    ("kubernetes.entrypoint", KUBERAY, "; s=$?; test $s -le 1 || exit $s", "", "backoffLimit", "trials failed by themselves"),
+    ("kubernetes.autoscaler", KUBERAY, "autoscalerOptions:", "autoscalerOptions:\n      version: v1",
+     "version: v1", "KubeRay refuses autoscalerOptions.version beside RAY_enable"),
+    ("kubernetes.autoscaler", KUBERAY, "autoscalerOptions:", "autoscalerOptions:\n      version: v3",
+     "version: v3", "must be v1 or v2, got 'v3'"),
+    ("kubernetes.autoscaler", KUBERAY, "{name: RAY_enable_autoscaler_v2, value: \"0\"}", "{name: RAY_enable_autoscaler_v2, value: \"1\"}",
+     "RAY_enable_autoscaler_v2", "Ray's autoscaler is version 2, unless"),
+    ("kubernetes.autoscaler", KUBERAY, "{name: RAY_enable_autoscaler_v2, value: \"0\"}", "{name: OTHER, value: \"0\"}",
+     None, "it starts nothing once more is asked for than maxReplicas allow"),
+    ("kubernetes.autoscaler", KUBERAY, "          serviceAccountName", "          restartPolicy: Never\n          serviceAccountName",
+     "restartPolicy: Never", "leaves the cluster without its autoscaler"),
+    ("kubernetes.autoscaler", KUBERAY, "restartPolicy: Never", "restartPolicy: OnFailure",
+     "OnFailure", "gpu's restartPolicy must be Never, got 'OnFailure'"),
+    ("kubernetes.autoscaler", KUBERAY, "replicas: 0", "idleTimeoutSeconds: 60", "idleTimeoutSeconds: 60", "KubeRay refuses gpu.idleTimeoutSeconds"),
     ("kubernetes.versions", KUBERAY, "rayVersion: 2.60.0", "rayVersion: 2.59.0", "rayVersion", "rayVersion 2.59.0 is not the Ray used here, 2.60.0"),
     ("kubernetes.versions", KUBERAY, "    rayVersion: 2.60.0\n", "", None, "rayVersion is missing"),
     ("kubernetes.versions", KUBERAY, "EDIT-registry/sweeper:2.60.0", "a/sweeper:2.59.0", "a/sweeper", "is of Ray 2.59.0, and rayVersion is 2.60.0"),
@@ -579,6 +595,22 @@ def test_a_job_of_slurm_that_is_told_to_end_ends_the_sweep_and_waits_for_it(tmp_
     script.script.send_signal(signal.SIGTERM)
     assert script.ended() == (9, "")
     assert (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize(("status", "ends_with"), [(0, 0), (1, 0), (2, 2), (130, 130)])
+def test_failed_trials_alone_start_no_other_cluster_on_kubernetes(status: int, ends_with: int, tmp_path: Path) -> None:
+    (root,), _ = read_yaml((ROOT / KUBERAY).read_text())
+    (tmp_path / "python").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit {status}\n')
+    submits = f"#!{sys.executable}\nimport shlex, sys\nprint(shlex.join(sys.argv[sys.argv.index('--') + 1 :]))\n"  # as `ray job submit` does
+    (tmp_path / "ray").write_text(submits)
+    for name in ("python", "ray"):
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    line = f"if ! false ; then ray job submit --address a --no-wait -- {root.at('spec', 'entrypoint').text()} ; fi"  # as KubeRay pastes it
+    submitted = subprocess.run(["bash", "-ce", line], env=environment, capture_output=True, text=True, check=True, timeout=10).stdout
+    done = subprocess.run(submitted, shell=True, env=environment, capture_output=True, timeout=10)  # as Ray runs a job
+    assert (done.returncode, done.stderr) == (ends_with, b"")
+    assert (tmp_path / "words").read_text().splitlines()[-1] == "s3://EDIT-bucket/sweeps"
 
 
 @pytest.mark.parametrize("script", ["aws-account.sh", "slurm.sbatch"])

@@ -10,6 +10,7 @@ from sweeper.cluster.source import Rule, Source, misspelt, pinned, words_of
 from sweeper.cluster.start_commands import HEALTH
 
 GPU = "nvidia.com/gpu"
+AUTOSCALER = "RAY_enable_autoscaler_v2"
 
 
 def groups(source: Source) -> list[tuple[str, Located]]:
@@ -48,10 +49,21 @@ def required(source: Source) -> Iterator[Finding]:
 
 def entrypoint(source: Source) -> Iterator[Finding]:
     """The driver joins the cluster, and results outlive it."""
-    told = source.root.at("spec", "entrypoint")
+    spec = source.root["spec"]
+    told = spec["entrypoint"]
     words = words_of(told.text())
+    for word in words:
+        if word in ("||", "&&", "|", "&") or word.endswith(";"):
+            yield Finding(told.line, f"the pod that submits pastes the entrypoint into a shell line of its own, which reads {word!r}; make it one "
+                          "word: sh -c '…'")  # fmt: skip
+            break
+    if words[:2] in (["sh", "-c"], ["bash", "-c"]) and len(words) == 3:
+        words = words_of(words[2])
     if "sweeper" not in words:
         return
+    if spec["backoffLimit"].number() and not re.search(r"\s-(eq|le) 1\b", told.text()):
+        yield Finding(spec.line_of("backoffLimit"), "backoffLimit starts another cluster also when the sweep ended with status 1: trials failed by "
+                      "themselves, which are not run again; make it sh -c '…; s=$?; test $s -le 1 || exit $s'", level="advice")  # fmt: skip
     if "--address" not in words:
         yield Finding(told.line, "the entrypoint has no --address auto; the sweep would run on the head's pod alone")
     place = words.index("--results") + 1 if "--results" in words else 0
@@ -118,6 +130,35 @@ def scaling(source: Source) -> Iterator[Finding]:
         yield Finding(source.root.line_of("spec"), "shutdownAfterJobFinishes is not true; the pods stay, and are paid for", level="advice")
 
 
+def autoscaler(source: Source) -> Iterator[Finding]:
+    """Which autoscaler runs, and what each asks of pods."""
+    cluster = source.root.at("spec", "rayClusterSpec")
+    if cluster["enableInTreeAutoscaling"].value is not True:
+        return
+    options, pod = cluster["autoscalerOptions"], cluster.at("headGroupSpec", "template", "spec")
+    version = options["version"]
+    (_, head), *workers = groups(source)
+    told = [entry for container in pod["containers"].entries()[:1] for entry in container["env"].entries() if entry["name"].text() == AUTOSCALER]
+    if not version.is_missing and version.text() not in ("v1", "v2"):
+        yield Finding(version.line, f"autoscalerOptions.version must be v1 or v2, got {version.text()!r}")
+    if not version.is_missing and told:
+        yield Finding(version.line, f"KubeRay refuses autoscalerOptions.version beside {AUTOSCALER} in the head's environment")
+    is_first = bool(told) and told[0]["value"].text().lower() in ("0", "false")
+    if not is_first:
+        line = version.line if not version.is_missing else told[0].line if told else head.line
+        reason = "older KubeRay does not hand v1 on" if version.text() == "v1" else "it starts nothing once more is asked for than maxReplicas allow"
+        yield Finding(line, f"Ray's autoscaler is version 2, unless {AUTOSCALER} is \"0\" in the head's environment; {reason}", level="advice")
+    elif pod["restartPolicy"].text() == "Never":
+        yield Finding(pod.line_of("restartPolicy"), "restartPolicy Never of the head leaves the cluster without its autoscaler once that has failed "
+                      "five times; version 1 counts on being started again", level="advice")  # fmt: skip
+    for name, group in workers:
+        if not group["idleTimeoutSeconds"].is_missing and version.text() != "v2":
+            yield Finding(group.line_of("idleTimeoutSeconds"), f"KubeRay refuses {name}.idleTimeoutSeconds without autoscalerOptions.version v2")
+        policy = group.at("template", "spec", "restartPolicy")
+        if not policy.is_missing and policy.text() != "Never":
+            yield Finding(policy.line, f"{name}'s restartPolicy must be Never, got {policy.text()!r}; started again, a pod is not removed when idle")
+
+
 def resources(source: Source) -> Iterator[Finding]:
     """Ray counts limits, not requests; GPUs need a limit, and usually a toleration."""
     for name, group in groups(source):
@@ -140,4 +181,4 @@ def resources(source: Source) -> Iterator[Finding]:
                           "only", level="advice")  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (keys, required, entrypoint, versions, authentication, scaling, resources)
+RULES: tuple[Rule, ...] = (keys, required, entrypoint, versions, authentication, scaling, autoscaler, resources)
