@@ -59,13 +59,11 @@ def _additions(target: Results, source: Results, merged: Merged) -> dict[str, co
     for table in _ORDER:
         rows, parts = source.read_all(table)
         known, held = target.read_all(table)  # at once, and what is damaged holds nothing: a part is new if, and only if, its rows are not known
-        new = parts - held
-        if not new:
-            continue
-        if table == "attempts":
-            rows, new, merged.renumbered = _attempts(rows, target)
-        rows = parquet.anti_join(rows, known, TABLES[table].key)
-        if rows.num_rows:
+        if table == "attempts":  # numbered from 1 in both, so the number does not say whether a try is known
+            rows, new, merged.renumbered = _attempts(rows, known)
+        else:
+            rows, new = parquet.anti_join(rows, known, TABLES[table].key), parts - held
+        if new and rows.num_rows:
             additions[table] = compaction.Addition(parquet.encode(table, rows, is_compacted=True), rows.num_rows, tuple(sorted(new)))
             target.folder.announce_schema(table, TABLES[table])
             merged.rows[table] = rows.num_rows
@@ -85,13 +83,13 @@ def _copy_files(target: Results, source: Results, merged: Merged) -> None:
                 merged.bytes += len(content)
 
 
-def _attempts(rows: "pa.Table", target: Results) -> tuple["pa.Table", set[str], int]:
-    """Return the tries that target does not have, their parts, and how many were numbered anew: both roots count from 1."""
-    known = target.read("attempts").to_pylist()
-    same = {_identity(row) for row in known}
-    completed = {(row["trial_id"], row["evaluation_id"]) for row in known if row["status"] == "completed"}
+def _attempts(rows: "pa.Table", known: "pa.Table") -> tuple["pa.Table", set[str], int]:
+    """Return the tries that are not known, their parts, and how many were numbered anew: both roots count from 1."""
+    there = known.to_pylist()
+    same = {_identity(row) for row in there}
+    completed = {(row["trial_id"], row["evaluation_id"]) for row in there if row["status"] == "completed"}
     last: dict[tuple[str, str], int] = {}
-    for row in known:
+    for row in there:
         trial = row["trial_id"], row["evaluation_id"]
         last[trial] = max(last.get(trial, 0), row["attempt"])
     kept, parts, renumbered = [], set(), 0

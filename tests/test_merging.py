@@ -83,6 +83,18 @@ def test_tries_of_a_trial_that_both_roots_know_are_numbered_on(sweep: SmallSweep
     assert max(Results(target).read("attempts", ["attempt"])["attempt"].to_pylist()) == 4
 
 
+def test_a_failed_try_comes_along_though_both_roots_call_theirs_the_first_and_nothing_else_is_new(sweep: SmallSweep, tmp_path: Path) -> None:
+    target, source = (Results(shutil.copytree(sweep.root, tmp_path / name)) for name in ("target", "source"))
+    for results, reason in ((target, "lost"), (source, "oom")):
+        record_failure(Job("small", results.store, None), sweep.plan.trials[0], reason, f"{reason} there", datetime.now(UTC))
+    first = merge(target, source)
+    failed = target.read("attempts", ["attempt", "reason"], {"status": "failed"}).to_pylist()
+    assert sorted(failed, key=lambda row: row["attempt"]) == [{"attempt": 2, "reason": "lost"}, {"attempt": 3, "reason": "oom"}]
+    assert (first.rows, first.renumbered) == ({"attempts": 1}, 1)
+    again = merge(target, source)
+    assert (again.rows, again.renumbered) == ({}, 0)
+
+
 def test_the_command_says_what_came_and_refuses_what_is_no_root(sweep: SmallSweep, tmp_path: Path) -> None:
     done = invoke("merge", sweep.root, "--results", tmp_path / "new")
     assert done.exit_code == 0 and "trials" in done.stdout and "other files copied" in done.stdout
