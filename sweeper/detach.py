@@ -42,13 +42,14 @@ def submit_and_say(context: typer.Context, sweep: str, plan_hash: str) -> None:
     job = submit(context, sweep, plan_hash, address)
     print(job)
     is_shared = "://" in results
+    token = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""  # it may have been set for this one command alone
     where = f"--results {shlex.quote(results)}" + ("" if is_shared else f" --address {address}")
     place = results if is_shared or results.startswith(("/", "~")) else f"{results} in the home folder"
     errors.print(f"submitted to {address}; results lie under {place}{'' if is_shared else ' of the head'}", soft_wrap=True, markup=False)
     for command in (f"watch {sweep} --wait 300", f"status {sweep}", f"rank {sweep}", f"stop {sweep}"):
-        errors.print(f"  python -m sweeper {command} {where}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"  {'' if is_shared else token}python -m sweeper {command} {where}", soft_wrap=True, markup=False, highlight=False)
     errors.print("if no run is seen, why it failed before it began:", soft_wrap=True, markup=False)
-    errors.print(f"  ray job logs {job} --address {address}", soft_wrap=True, markup=False, highlight=False)
+    errors.print(f"  {token}ray job logs {job} --address {address}", soft_wrap=True, markup=False, highlight=False)
 
 
 def submit(context: typer.Context, sweep: str, plan_hash: str, address: str) -> str:

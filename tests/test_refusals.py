@@ -91,6 +91,24 @@ def test_a_submitted_run_comes_with_the_command_that_tells_why_it_failed(monkeyp
     assert "ray job logs sweeper-smoke-1 --address http://127.0.0.1:8265" in result.stderr
 
 
+@pytest.mark.parametrize(("mode", "results", "told"), [
+    ("token", "sweeps", ("  RAY_AUTH_MODE=token python -m sweeper watch smoke", "  RAY_AUTH_MODE=token ray job logs")),
+    ("token", "s3://bucket/sweeps", ("  python -m sweeper watch smoke", "  RAY_AUTH_MODE=token ray job logs")),
+    (None, "sweeps", ("  python -m sweeper watch smoke", "  ray job logs")),
+])  # fmt: skip
+def test_the_commands_that_follow_say_again_that_a_token_is_asked_for(
+    mode: str | None, results: str, told: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.detach.submit", lambda *_: "job")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    lines = invoke("run", "smoke", "--detach", "--address", "http://127.0.0.1:8265", "--results", results).stderr.splitlines()
+    for words in told:
+        assert sum(line.startswith(words) for line in lines) == 1, lines
+    assert sum("RAY_AUTH_MODE" in line for line in lines) == (0 if mode is None else 1 if "://" in results else 5)
+
+
 def test_a_merge_from_where_nothing_is_says_what_it_takes_from(tmp_path: Path) -> None:
     result = invoke("merge", tmp_path / "nonsense", "--results", tmp_path / "results")
     assert result.exit_code == 2
