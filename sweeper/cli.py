@@ -58,6 +58,7 @@ from sweeper.search_results import (
     make_search,
     run_and_print,
 )
+from sweeper.submitted import check_code, check_plan, parts_of
 from sweeper.tables import print_rows
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def run(
     options = SearchOptions(trials, minutes, gpu_hours, sampler, scheduler, search_seed, storage, tuple(warm_start or ()))
     with refusing():
         check_detached(address, detach=detach, inline=inline)
+        if not detach:
+            check_code()
         here = data if not detach or (data is not None and data.is_dir()) else None  # the head's folder need not be one of this machine
         asked = read_arguments(space, dataset, here, scale, settings, epsilons, cpus_per_trial)
     if asked.is_search:
@@ -134,8 +137,9 @@ def run(
                 _print_search(search, results, "table", None)
                 return
             if detach:
-                submit_and_say(context, search.sweep, search.search_id)
+                submit_and_say(context, search.sweep, search.search_id, parts_of(asked, search.base, is_listed=False))
                 return
+            check_plan(parts_of(asked, search.base, is_listed=False))
         raise typer.Exit(run_and_print(asked, search, results, data, means, options, retry_failed=retry_failed))
     with refusing():
         options.refuse_for_ablation(space)
@@ -144,8 +148,9 @@ def run(
             print_plan(plan, results, "table")
             return
         if detach:
-            submit_and_say(context, plan.sweep, plan.plan_hash)
+            submit_and_say(context, plan.sweep, plan.plan_hash, parts_of(asked, plan, is_listed=True))
             return
+        check_plan(parts_of(asked, plan, is_listed=True))
     state = run_plan(plan, asked.splits, results, data, means, retry_failed=retry_failed)
     if plan.evaluation.name == "quick":
         status(plan.sweep, results=results, plan_hash=plan.plan_hash)

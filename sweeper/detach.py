@@ -13,6 +13,7 @@ import typer
 from sweeper.arguments import errors, host_and_port
 from sweeper.lookup import own_files
 from sweeper.on_head import words_of
+from sweeper.submitted import environment
 
 OUTSIDE = "outside"  # folder of the job for files that do not lie under the current one
 
@@ -36,10 +37,10 @@ def check_detached(address: str | None, *, detach: bool, inline: bool) -> None:
     check_url(address)
 
 
-def submit_and_say(context: typer.Context, sweep: str, plan_hash: str) -> None:
-    """Submit the command of a context; print the job's id, and on standard error the commands that follow it. Raises ValueError as `submit`."""
+def submit_and_say(context: typer.Context, sweep: str, plan_hash: str, parts: Mapping[str, str]) -> None:
+    """Submit the command of a context; print the job's id, and on standard error the commands that follow it. See `submit`."""
     address, results = str(context.params["address"]), str(context.params["results"])
-    job = submit(context, sweep, plan_hash, address)
+    job = submit(context, sweep, plan_hash, parts, address)
     print(job)
     is_shared = "://" in results
     token = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""  # it may have been set for this one command alone
@@ -52,12 +53,16 @@ def submit_and_say(context: typer.Context, sweep: str, plan_hash: str) -> None:
     errors.print(f"  {token}ray job logs {job} --address {address}", soft_wrap=True, markup=False, highlight=False)
 
 
-def submit(context: typer.Context, sweep: str, plan_hash: str, address: str) -> str:
+def submit(context: typer.Context, sweep: str, plan_hash: str, parts: Mapping[str, str], address: str) -> str:
     """Submit the command of a context, whose plan was made here, and return the job's id.
 
+    Args:
+        parts: What the plan is made of, as `submitted.parts_of`: the job refuses to run another.
+
     Raises:
-        ValueError: If the plan runs there already, a file cannot travel, or the head does not take it.
+        ValueError: If the plan runs there already, a file cannot travel, the cluster has other code, or the head does not take it.
     """
+    from sweeper.cluster.code import check_code
     from sweeper.cluster.jobs import OPEN, Head
 
     files, replaced = travelling(context.params)
@@ -66,6 +71,7 @@ def submit(context: typer.Context, sweep: str, plan_hash: str, address: str) -> 
     before = head.jobs(prefix)
     if running := [job.submission_id for job in before if job.status in OPEN]:
         raise ValueError(f"this plan runs there already, as job {running[0]}; `watch` shows it and `stop` ends it")
+    check_code(head)
     numbers = [int(number) for job in before if (number := str(job.submission_id).rpartition("-")[2]).isdigit()]
     words = words_of(context, {"detach": None, "address": "auto", **replaced})
     with tempfile.TemporaryDirectory(prefix="sweeper-job-") as folder:
@@ -74,7 +80,8 @@ def submit(context: typer.Context, sweep: str, plan_hash: str, address: str) -> 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source, encoding="utf-8")
         command = " ".join(["python", "-m", "sweeper", "run", *words])
-        return head.submit(command, name=f"{prefix}{max(numbers, default=0) + 1}", folder=Path(folder) if files else None)
+        name = f"{prefix}{max(numbers, default=0) + 1}"
+        return head.submit(command, name=name, folder=Path(folder) if files else None, environment=environment(parts))
 
 
 def travelling(given: Mapping[str, object]) -> tuple[dict[str, str], dict[str, object]]:

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,13 +26,17 @@ from sweeper.cluster import jobs
 from sweeper.cluster.jobs import check_head, on_home
 from sweeper.cluster.relay import MARK, Marked
 from sweeper.detach import travelling
+from sweeper.source_tree import CODE, SPACES
 
 SPACE = """
 EVALUATION = "quick"
 
 
 def variants():
-    return [{"model": "own/smoother.py", "width": 2, "num_epochs": 9000, "retrain": "none", "target/training/num_epochs": 1}]
+    return [
+        {"model": "own/smoother.py", "width": 2, "num_epochs": 9000, "retrain": "none", "target/training/num_epochs": 1},
+        {"model": "identity", "retrain": "none", "target/training/num_epochs": 1},
+    ]
 """
 
 
@@ -159,10 +164,11 @@ def test_an_unusable_address_is_refused_in_a_sentence(words: tuple[str, ...], me
 
 
 class HeadOfTests(NamedTuple):
-    """A head that asks for a token: its address, what its home folder is, and the environment of a user who has the token."""
+    """A head that asks for a token: its address, its home folder, its code (no repository), and the environment of a user who has the token."""
 
     address: str
     home: Path
+    code: Path
     user: dict[str, str]
 
     def sweeper(self, *words: object, cwd: Path | None = None, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -186,6 +192,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadOfTests]:
     folder = tmp_path_factory.mktemp("head")
     home, scratch = folder / "home", Path(f"/tmp/sweeper-{os.getpid()}")  # a socket's path has 107 characters at most
     home.mkdir()
+    for package in (*CODE, SPACES):
+        shutil.copytree(lookup.ROOT / package, folder / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
     token = folder / "token"
     token.write_text("a-token-of-the-tests-0123456789abcdef")
     token.chmod(0o600)
@@ -201,14 +209,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadOfTests]:
         "--object-store-memory=100000000",
     ]  # fmt: skip
     with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env={**here, "HOME": str(home)}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        there = {**here, "HOME": str(home), "PYTHONPATH": str(folder / "code")}
+        process = subprocess.Popen(command, env=there, cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     address = f"http://127.0.0.1:{dashboard}"
     try:
         deadline = time.monotonic() + 60
         while not _answers(address):
             assert process.poll() is None and time.monotonic() < deadline, (folder / "head.log").read_text()
             time.sleep(0.2)
-        yield HeadOfTests(address, home, here)
+        yield HeadOfTests(address, home, folder / "code", here)
     finally:
         ours = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
         for one in ours:
@@ -244,11 +253,18 @@ def test_a_wrong_or_missing_token_is_refused_in_a_sentence(head: HeadOfTests, tm
 
 @pytest.mark.ray
 def test_a_detached_sweep_is_watched_read_and_stopped_from_elsewhere(head: HeadOfTests, folder: Path) -> None:
-    run = ("run", "space.py", "--detach", *SIZES)
+    run = ("run", "space.py", "--detach", "--cpus-per-trial", "0.5", *SIZES)
+    edited, ours = head.code / "attacks/fgsm.py", (lookup.ROOT / "attacks/fgsm.py").read_bytes()
+    edited.write_bytes(ours + b"# as it was at the last `ray up`\n")
+    refused = head.sweeper(*run, cwd=folder)
+    assert (refused.returncode, refused.stdout) == (2, "") and "(attacks/fgsm.py differs): `ray up` brings" in refused.stderr, refused.stderr
+    edited.write_bytes(ours)
+
     job = head.sweeper(*run, cwd=folder)
     assert job.returncode == 0, job.stderr
     assert job.stdout.startswith("sweeper-space-") and job.stdout.endswith("-1\n")
     assert "results lie under results in the home folder of the head" in job.stderr
+    assert f"\n  RAY_AUTH_MODE=token ray job logs {job.stdout.strip()} " in job.stderr
     again = head.sweeper(*run, cwd=folder)
     assert again.returncode == 2 and f"runs there already, as job {job.stdout.strip()}" in again.stderr
 
@@ -258,19 +274,23 @@ def test_a_detached_sweep_is_watched_read_and_stopped_from_elsewhere(head: HeadO
     )  # fmt: skip
     logs = head.home / "results/logs/space"
     deadline = time.monotonic() + 60
-    while not (trials := [path.stem for path in logs.glob("*.log") if "train 1/9000" in path.read_text()]):
-        assert time.monotonic() < deadline and watcher.poll() is None, "the long trial did not begin"
+    while True:
+        said = {path.stem: path.read_text() for path in logs.glob("*.log")}
+        trials = [stem for stem, text in said.items() if "train 1/9000" in text]
+        if trials and any("COMPLETED" in text for text in said.values()):
+            break
+        assert time.monotonic() < deadline and watcher.poll() is None, "the long trial did not begin, or the short one not end"
         time.sleep(0.2)
     log = head.sweeper("logs", trials[0][:8], "--lines", "1")
     assert " INFO train " in log.stdout and log.stdout.count("\n") == 1 and f"{trials[0]}.log" in log.stderr
     stopped = head.sweeper("stop", "space")
     assert stopped.returncode == 0
     assert f"stopped by `stop` from {socket.gethostname()}" in stopped.stderr
-    asked = head.sweeper("query", "select sweep from sweeps where sweep like 'sp%'", "--format", "csv")
+    asked = head.sweeper("query", "select sweep from sweeps join trials using (trial_id) where sweep like 'sp%'", "--format", "csv")
     assert asked.stdout == "sweep\nspace\n", asked.stderr
     _, said = watcher.communicate(timeout=30)
     assert watcher.returncode == 130
-    assert "1 trials to run" in said and f"has ended: stopped by `stop` from {socket.gethostname()}" in said
+    assert "2 trials to run" in said and f"has ended: stopped by `stop` from {socket.gethostname()}" in said
 
 
 @pytest.mark.ray
