@@ -12,24 +12,28 @@ from typing import Any
 import torch
 
 from sweeper.source_tree import code_hash, commit_here
+from sweeper.submitted import commit_of_same_code
 
 ALIKE = ("sweeper", "torch", "ray", "numpy", "torchattacks")  # what every machine of a sweep has in one version
 LIBRARIES = ("sweeper", "torch", "ray", "torchattacks", "numpy", "pyarrow")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Return host, device, git commit, library versions (JSON) and the peak memory of this process in bytes."""
+    """Return host, device, git commit, library versions and the code's hash (JSON) and the peak memory of this process in bytes."""
     if device.type == "cuda":
         name, memory = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
     else:
         name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    versions = json.dumps({library: version(library) for library in LIBRARIES}, sort_keys=True)
+    versions = json.dumps({**{library: version(library) for library in LIBRARIES}, "code": code_hash()}, sort_keys=True)
     return {"host": socket.gethostname(), "device": name, "memory_bytes": memory, "git_commit": git_commit(), "versions": versions}
 
 
 def git_commit() -> str | None:
-    """Return the commit of the source tree, with `+` where it has uncommitted changes, or None outside a repository."""
-    return commit_here()
+    """Return the commit of the source tree, with `+` where it has uncommitted changes.
+
+    Outside a repository, as on the machines of a cluster, that of the machine which the run was submitted from, if its code is the same; else None.
+    """
+    return commit_here() or commit_of_same_code()
 
 
 @cache

@@ -104,3 +104,9 @@ def check_plan(found: Mapping[str, str]) -> None:
     if unlike := [name for name in dict.fromkeys([*told.plan, *found]) if told.plan.get(name) != found.get(name)]:
         words = ", ".join(f"{name} {found.get(name, 'none')} there, {told.plan.get(name, 'none')} of the command" for name in unlike)
         raise ValueError(f"the plan on the cluster is not the command's ({words}): {_HINTS.get(unlike[0], BRING)}")
+
+
+def commit_of_same_code() -> str | None:
+    """Return the commit that a submitted run's code is of, if what is here is that code."""
+    told = submitted()
+    return told.commit if told is not None and told.code == code_hash() else None

@@ -27,6 +27,7 @@ from sweeper.provenance import provenance
 from sweeper.recipes import Training
 from sweeper.schemas import TABLES
 from sweeper.scoring import Outcomes
+from sweeper.source_tree import code_hash
 from sweeper.statistics import wilson
 from sweeper.strips import strip_rows
 
@@ -57,6 +58,7 @@ def run_trial(config: TrialConfig, evaluation: EvaluationConfig, materials: Mate
     """
     torch.set_num_threads(config.numerics.threads)
     started = datetime.now(UTC)
+    code_hash()  # of the code as it is before the work, since files may be edited meanwhile
     trial_id, evaluation_name = config.trial_id, evaluation_id(config, evaluation)
     named = {"trial_id": trial_id, "evaluation_id": evaluation_name}
     networks = networks_of(config, materials)

@@ -26,7 +26,7 @@ from sweeper.cluster import jobs
 from sweeper.cluster.jobs import check_head, on_home
 from sweeper.cluster.relay import MARK, Marked
 from sweeper.detach import travelling
-from sweeper.source_tree import CODE, SPACES
+from sweeper.source_tree import CODE, SPACES, commit_here
 
 SPACE = """
 EVALUATION = "quick"
@@ -286,8 +286,9 @@ def test_a_detached_sweep_is_watched_read_and_stopped_from_elsewhere(head: HeadO
     stopped = head.sweeper("stop", "space")
     assert stopped.returncode == 0
     assert f"stopped by `stop` from {socket.gethostname()}" in stopped.stderr
-    asked = head.sweeper("query", "select sweep from sweeps join trials using (trial_id) where sweep like 'sp%'", "--format", "csv")
-    assert asked.stdout == "sweep\nspace\n", asked.stderr
+    words = "select sweep, git_commit from sweeps join trials using (trial_id) where sweep like 'sp%'"
+    asked = head.sweeper("query", words, "--format", "csv")
+    assert asked.stdout == f"sweep,git_commit\nspace,{commit_here() or ''}\n", asked.stderr  # of here: a worker's code is in no repository
     _, said = watcher.communicate(timeout=30)
     assert watcher.returncode == 130
     assert "2 trials to run" in said and f"has ended: stopped by `stop` from {socket.gethostname()}" in said

@@ -1,4 +1,4 @@
-"""A submitted run is held to what it was planned with: other code or another plan ends it before any work."""
+"""A submitted run is held to what it was planned with: other code or another plan ends it before any work, and its rows know the commit."""
 
 import json
 import re
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from tiny_sweep import MODEL, SIZES, invoke
 
 from sweeper import cli, lookup
 from sweeper.cluster import code
 from sweeper.cluster.relay import MARK
+from sweeper.provenance import git_commit, identity, provenance
 from sweeper.source_tree import code_hash, commit_here, file_hashes
 from sweeper.submitted import VARIABLE, environment
 
@@ -147,6 +149,23 @@ def test_a_variable_that_nobody_submitted_is_refused(text: str, space: Path, mon
     result = invoke("run", space, "--inline", *SIZES)
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"{VARIABLE} is set by `run --detach`" in result.stderr
+
+
+# What rows say
+
+
+def test_rows_know_the_code_and_the_commit_that_it_was_submitted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"code": code_hash(), "commit": "0123456789ab+", "plan": {}}
+    monkeypatch.setenv(VARIABLE, json.dumps(told))
+    monkeypatch.setattr("sweeper.provenance.commit_here", lambda: None)
+    row = provenance(torch.device("cpu"))
+    assert row["git_commit"] == "0123456789ab+"
+    assert json.loads(row["versions"])["code"] == identity()["code"] == code_hash()
+    monkeypatch.setenv(VARIABLE, json.dumps(told | {"code": "another"}))
+    assert git_commit() is None
+    monkeypatch.setattr("sweeper.provenance.commit_here", lambda: "ours")
+    monkeypatch.setenv(VARIABLE, json.dumps(told))
+    assert git_commit() == "ours"
 
 
 # What a head says of its code
