@@ -44,7 +44,7 @@ class Bundle:
 
 
 class StorageError(OSError):
-    """The results root cannot take what was computed; the computation itself was sound."""
+    """The results root cannot take what was computed, or give what is stored; the computation itself was sound."""
 
 
 @contextmanager
@@ -54,6 +54,17 @@ def storing(place: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(error.errno or 5, f"cannot write {place}: {error.strerror or error}") from error
+
+
+@contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Turn a failure to read into a sentence that names the place; FileNotFoundError, for what is not stored, stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(error.errno or 5, f"cannot read {place}: {error.strerror or error}") from error
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -87,7 +98,9 @@ class Artifacts:
         return f"artifacts/{kind}/{key[:2]}/{key}{SUFFIX}"
 
     def has(self, kind: str, key: str) -> bool:
-        return self.store.stat(self.name(kind, key)) is not None
+        name = self.name(kind, key)
+        with reading(self.store.shown(name)):
+            return self.store.stat(name) is not None
 
     def get_or_create(self, kind: str, key: str, make: Callable[[], Bundle]) -> Bundle:
         """Return the artifact of that key, made by `make` when it is not stored yet.
@@ -115,18 +128,20 @@ class Artifacts:
         """Return a stored artifact, verified against its own hash, or None."""
         name = self.name(kind, key)
         if self._cache is not None and kind in SHARED and self.has(kind, key):  # a copy here does not make it stored
-            cached = self._cache.read(name)
+            with reading(self.store.shown(name)):
+                cached = self._cache.read(name)
             bundle = None if cached is None else _unpacked(cached)
             if bundle is not None:
                 return bundle
             self._cache.forget(name)
         try:
-            content = self.store.read(name)
+            with reading(self.store.shown(name)):
+                content = self.store.read(name)
         except FileNotFoundError:
             return None
         bundle = _unpacked(content)
         if bundle is None:
-            with suppress(FileNotFoundError):  # another process was quicker
+            with storing(self.store.shown(f"quarantine/{name}")), suppress(FileNotFoundError):  # another process was quicker
                 self.store.move(name, f"quarantine/{name}")
         return bundle
 
@@ -167,7 +182,8 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """Return the last saved state, or None; a file that is damaged counts as none, since training can start over."""
         try:
-            content = self.store.read(self.name)
+            with reading(self.store.shown(self.name)):
+                content = self.store.read(self.name)
         except FileNotFoundError:
             return None
         try:
@@ -177,7 +193,7 @@ class Checkpoint:
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error):
             state = None
         if state is None:
-            with suppress(FileNotFoundError):  # another process was quicker
+            with storing(self.store.shown(self.name)), suppress(FileNotFoundError):  # another process was quicker
                 self.store.move(self.name, f"{self.name.removesuffix(STATE_SUFFIX)}.damaged-{int(time.time())}")
         return state
 
@@ -188,4 +204,5 @@ class Checkpoint:
             self.store.replace(self.name, content.getvalue())
 
     def discard(self) -> None:
-        self.store.delete(self.name)
+        with storing(self.store.shown(self.name)):
+            self.store.delete(self.name)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from attacks._linf import NoGradient
-from sweeper.artifacts import Artifacts, StorageError
+from sweeper.artifacts import Artifacts, StorageError, reading, storing
 from sweeper.escalation import Probe
 from sweeper.keys import part_key
 from sweeper.logs import close_log, open_log
@@ -30,7 +30,7 @@ from sweeper.results import Results
 from sweeper.stages import Stage
 from sweeper.storage import Store
 from sweeper.training import Diverged
-from sweeper.trial import run_trial
+from sweeper.trial import Rows, run_trial
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ def perform_stage(job: Job, stage: Stage, progress: Progress = no_progress) -> s
 
 
 def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progress) -> Finished:
-    """Run a trial and say how it ended. What is no `Exception` (a kill, Ctrl-C) gets out, and an OSError of a root that takes neither log nor row."""
+    """Run a trial and say how it ended. What is no `Exception` (a kill, Ctrl-C) gets out, and a StorageError where log or row cannot be written."""
     started = datetime.now(UTC)
     path = job.log_shown(trial.trial_id)
-    log = open_log(job.store, job.log_name(trial.trial_id))
+    with storing(path):
+        log = open_log(job.store, job.log_name(trial.trial_id))
     log.info("STARTED %s (%s), seed %d: %s", trial.label, trial.trial_id, trial.config.seed, trial.config.model_dump_json())
 
     def hear(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
@@ -130,9 +131,15 @@ def perform_trial(job: Job, trial: PlannedTrial, progress: Progress = no_progres
         progress(stage, done, total, figures)
 
     try:
-        results = Results(job.store)
-        attempt = _next_attempt(results, trial)
-        summary = run_trial(trial.config, trial.evaluation, materials_of(job, hear), results.publish, attempt)
+        with reading(job.store.url):
+            results = Results(job.store)
+            attempt = _next_attempt(results, trial)
+
+        def publish(table: str, part: str, rows: Rows) -> None:
+            with storing(job.store.shown(results.folder.part_name(table, part))):
+                results.publish(table, part, rows)
+
+        summary = run_trial(trial.config, trial.evaluation, materials_of(job, hear), publish, attempt)
     except Exception as error:  # the trial's own failure is a result: it becomes a row, and the sweep goes on
         reason, message = reason_of(error), f"trial {trial.trial_id[:8]} ({trial.label}): {error or type(error).__name__}"
         log.error("%s\n%s", message, traceback.format_exc())
@@ -175,16 +182,19 @@ def record_failure(job: Job, trial: PlannedTrial, reason: str, message: str, sta
         host: Where it ran; None: here, or not known.
 
     Raises:
-        OSError: If even that cannot be written; the log has the message then.
+        StorageError: If even that cannot be written; the log has the message then.
     """
-    results = Results(job.store)
-    attempt = _next_attempt(results, trial)
+    with reading(job.store.url):
+        results = Results(job.store)
+        attempt = _next_attempt(results, trial)
     row: dict[str, Any] = {
         "trial_id": trial.trial_id, "evaluation_id": trial.evaluation_id, "attempt": attempt, "status": "failed", "reason": reason,
         "message": message, "log": job.log_shown(trial.trial_id), "host": host or socket.gethostname(), "started": started,
         "ended": datetime.now(UTC),
     }  # fmt: skip
-    results.publish("attempts", part_key("attempts", trial.trial_id, trial.evaluation_id, str(attempt)), [row])
+    part = part_key("attempts", trial.trial_id, trial.evaluation_id, str(attempt))
+    with storing(job.store.shown(results.folder.part_name("attempts", part))):
+        results.publish("attempts", part, [row])
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sweeper.artifacts import Artifacts, Bundle, StorageError, content_hash
+from sweeper.storage.local import LocalStore
 
 KEY = "ab" * 16
 
@@ -118,6 +119,24 @@ def test_a_root_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
         Artifacts(tmp_path).put("purifiers", KEY, bundle())
+
+
+def test_what_cannot_be_read_is_a_storage_error_naming_the_file_and_what_is_not_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Artifacts(tmp_path)
+    readers = [lambda: store.load("purifiers", KEY), lambda: store.checkpoint(KEY).load(), lambda: store.has("purifiers", KEY)]
+    assert [reader() for reader in readers] == [None, None, False]
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(LocalStore, "read", fail)
+    monkeypatch.setattr(LocalStore, "stat", fail)
+    for reader in readers:
+        with pytest.raises(StorageError, match=rf"cannot read {tmp_path}/artifacts/.*{KEY}.*: Stale file handle") as caught:
+            reader()
+        assert caught.value.errno == errno.ESTALE
 
 
 def test_a_checkpoint_is_replaced_as_a_whole_and_goes_when_the_artifact_is_there(tmp_path: Path) -> None:

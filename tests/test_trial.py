@@ -1,6 +1,7 @@
 """One trial, start to end: its rows, running it again, and how it fails."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections import Counter
@@ -365,6 +366,50 @@ def test_only_stages_of_runnable_trials_are_made(fresh: tuple[Plan, Path]) -> No
 )
 def test_failures_are_told_apart(error: BaseException, reason: str) -> None:
     assert reason_of(error) == reason
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+@pytest.mark.parametrize(
+    ("operation", "place"),
+    [("create", "parts/scores"), ("is_whole", "parts/attempts"), ("read", "artifacts/outcomes"), ("move", "artifacts/purifiers")],
+)
+def test_a_file_server_that_fails_is_no_bug_and_the_trial_is_tried_again(
+    sweep: SmallSweep, fresh: tuple[Plan, Path], monkeypatch: pytest.MonkeyPatch, operation: str, place: str, number: int
+) -> None:
+    plan, root = fresh
+    shutil.copytree(sweep.root / "artifacts", root / "artifacts")
+    if operation == "move":  # what is damaged cannot be put aside
+        for path in (root / "artifacts" / "purifiers").rglob("*.safetensors"):
+            path.write_bytes(b"")
+    honest, asked = getattr(LocalStore, operation), []
+
+    def fail_once(store: LocalStore, name: str, *rest: Any) -> Any:
+        if name.startswith(place) and not asked:
+            asked.append(name)
+            raise OSError(number, "the server does not answer")
+        return honest(store, name, *rest)
+
+    monkeypatch.setattr(LocalStore, operation, fail_once)
+    finished = perform_trial(Job(plan.sweep, LocalStore(root), None), plan.trials[0])
+    assert asked and (finished.status, finished.reason) == ("failed", "storage")
+    assert str(root) in finished.message and "the server does not answer" in finished.message
+    assert plan.trials[0] in state_of(plan, root).runnable
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("place", ["parts/", "logs/"])
+def test_a_root_that_takes_neither_row_nor_log_is_a_storage_error(
+    fresh: tuple[Plan, Path], monkeypatch: pytest.MonkeyPatch, place: str, number: int
+) -> None:
+    plan, root = fresh
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, "the server does not answer")
+
+    monkeypatch.setattr(*((LocalStore, "create", fail) if place == "parts/" else (Path, "mkdir", fail)))
+    with pytest.raises(StorageError, match=f"cannot write {root}/{place}.*: the server does not answer") as caught:
+        perform_trial(Job(plan.sweep, LocalStore(root), None), plan.trials[0])
+    assert reason_of(caught.value) == "storage"
 
 
 def test_a_trial_on_other_images_than_the_plans_is_refused(sweep: SmallSweep, tmp_path: Path) -> None:
