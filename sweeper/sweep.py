@@ -27,6 +27,7 @@ from sweeper.storage import Root, is_root
 from sweeper.stored_plans import in_order
 from sweeper.worker import Finished, Job, perform_probe, perform_stage, perform_trial
 
+COMPACT_EVERY = 100  # trials; a trial leaves about 14 parts, and a ranking opens them at about 1 ms each
 OWN_FAULT = ("nan", "gradient", "oom", "bug")  # tried again only when asked
 
 
@@ -139,8 +140,6 @@ def job_of(sweep: str, results: Results, data_root: Path | None, spread: Splits 
 class _Compacting:
     """A view that also merges the tables' small files now and then, so that a long sweep can be ranked while it runs."""
 
-    EVERY = 100  # trials; a trial leaves about 14 parts, and a ranking opens them at about 1 ms each
-
     def __init__(self, view: View, results: Results) -> None:
         self.begin, self.stage_started, self.stage_ended = view.begin, view.stage_started, view.stage_ended
         self.at_once, self.trial_begun = view.at_once, view.trial_begun
@@ -150,8 +149,17 @@ class _Compacting:
     def trial_ended(self, trial: PlannedTrial, finished: Finished) -> None:
         self._view.trial_ended(trial, finished)
         self._ended += 1
-        if self._ended % self.EVERY == 0:
-            self._results.compact()
+        compact_on_the_way(self._results, self._ended, self.note)
+
+
+def compact_on_the_way(results: Results, ended: int, note: Callable[[str], None]) -> None:
+    """Merge the tables' small files whenever COMPACT_EVERY more trials have ended; what fails is said, since the sweep goes on without, too."""
+    if ended % COMPACT_EVERY:
+        return
+    try:
+        results.compact()
+    except OSError as error:
+        note(f"the tables' small files could not be merged now; it is tried again later, and at the end: {error}")
 
 
 def record_plan(plan: Plan, splits: Splits, results: Results) -> None:

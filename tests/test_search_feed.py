@@ -32,15 +32,15 @@ class Recorded:
             self.states[number] = told.state
 
 
-def feed_of(search_space: SearchSpace, mirror: Recorded, warnings: list[str] | None = None) -> Feed:
+def feed_of(search_space: SearchSpace, mirror: Recorded, warnings: list[str] | None = None, view: Silent | None = None, results: Any = None) -> Feed:
     """Return a feed whose runs are known by their settings, and whose ledger computes their figures."""
 
     def steps(settings: Mapping[str, Any], number: int) -> list[Step]:
         return [Step(s.rung, s.key, SimpleNamespace(key=s.key, settings=settings, rung=s.rung)) for s in make(search_space)(settings, number)]
 
-    ledger: Any = SimpleNamespace(figures=lambda trial: {trial.key: figures(trial.settings, trial.rung)})
+    ledger: Any = SimpleNamespace(figures=lambda trial: {trial.key: figures(trial.settings, trial.rung)}, results=results)
     said = [] if warnings is None else warnings
-    return Feed(Search(search_space, steps), ledger, Silent(), mirror, said.append)  # pyright: ignore[reportArgumentType]
+    return Feed(Search(search_space, steps), ledger, view or Silent(), mirror, said.append)  # pyright: ignore[reportArgumentType]
 
 
 def finish(feed: Feed, status: str = "completed", reason: str | None = None) -> None:
@@ -84,6 +84,19 @@ def test_a_storage_that_fails_on_the_way_is_said_once_and_the_search_goes_on() -
     finish(feed)
     feed.close()
     assert warnings == ["--storage memory is no longer written: OSError: disk is full"]
+    assert [told.state for told in feed.search.told()] == ["completed"] * 5
+
+
+def test_a_search_goes_on_when_its_small_files_cannot_be_merged_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("the bucket does not answer")
+
+    view, notes = Silent(), []
+    monkeypatch.setattr(view, "note", notes.append)
+    monkeypatch.setattr("sweeper.sweep.COMPACT_EVERY", 2)
+    feed = feed_of(space(budget={"trials": 5}), Recorded(), view=view, results=SimpleNamespace(compact=fail))
+    finish(feed)
+    assert len(notes) == 2 and all("the bucket does not answer" in note for note in notes)
     assert [told.state for told in feed.search.told()] == ["completed"] * 5
 
 

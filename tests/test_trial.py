@@ -396,6 +396,25 @@ def test_a_file_server_that_fails_is_no_bug_and_the_trial_is_tried_again(
     assert plan.trials[0] in state_of(plan, root).runnable
 
 
+def test_a_sweep_goes_on_when_its_small_files_cannot_be_merged_on_the_way(sweep: SmallSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, honest, notes = tmp_path / "results", LocalStore.create, []
+    shutil.copytree(sweep.root / "artifacts", root / "artifacts")
+
+    def create(store: LocalStore, name: str, content: bytes) -> bool:
+        if name.startswith("compacted/") and len(notes) < 3:
+            raise OSError(errno.ETIMEDOUT, "the server does not answer")
+        return honest(store, name, content)
+
+    view = Silent()
+    monkeypatch.setattr(view, "note", notes.append)
+    monkeypatch.setattr(LocalStore, "create", create)
+    monkeypatch.setattr("sweeper.sweep.COMPACT_EVERY", 1)
+    finished = run_sweep(sweep.plan, sweep.splits, root, None, inline, view)
+    assert [end.status for end in finished] == ["completed"] * 3
+    assert len(notes) == 3 and all("could not be merged now" in note and "the server does not answer" in note for note in notes)
+    assert state_of(sweep.plan, root).missing == [] and len(Results(root).store.files("compacted/trials")) == 1
+
+
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES])
 @pytest.mark.parametrize("place", ["parts/", "logs/"])
 def test_a_root_that_takes_neither_row_nor_log_is_a_storage_error(

@@ -17,10 +17,9 @@ from sweeper.search.standing import Failure, Figures, Work
 from sweeper.search.study import Mirror, Proposal
 from sweeper.stages import Stage
 from sweeper.storage import Root
-from sweeper.sweep import OWN_FAULT, View, job_of, record_run
+from sweeper.sweep import OWN_FAULT, View, compact_on_the_way, job_of, record_run
 from sweeper.worker import Finished, Job, perform_stage, perform_trial
 
-_COMPACT_EVERY = 100  # runs; see `sweeper.sweep`
 Warn = Callable[[str], None]
 
 
@@ -65,8 +64,7 @@ class Feed:
         self.search.ended(work, self._outcome(trial, finished), finished.seconds)
         self._show()
         self._ended += 1
-        if self._ended % _COMPACT_EVERY == 0:
-            self._ledger.results.compact()
+        compact_on_the_way(self._ledger.results, self._ended, self._view.note)
 
     def _outcome(self, trial: PlannedTrial, finished: Finished) -> Figures | Failure:
         if finished.status != "completed":
