@@ -24,6 +24,7 @@ from sweeper.provenance import git_commit
 from sweeper.results import Results
 from sweeper.stages import Stage
 from sweeper.storage import Root, is_root
+from sweeper.storage.place import without_passwords
 from sweeper.stored_plans import in_order
 from sweeper.worker import Finished, Job, perform_probe, perform_stage, perform_trial
 
@@ -188,7 +189,7 @@ def record_run(plan: Plan, plan_hash: str, num_trials: int, splits: Splits, resu
     started, host = datetime.now(UTC), socket.gethostname()
     run = {
         "sweep": plan.sweep, "plan_hash": plan_hash, "dataset": plan.dataset, "evaluation_id": plan.trials[0].evaluation_id,
-        "command": " ".join(sys.argv[1:]), "started": started, "host": host, "trials": num_trials, "git_commit": git_commit(),
+        "command": " ".join(map(without_passwords, sys.argv[1:])), "started": started, "host": host, "trials": num_trials, "git_commit": git_commit(),
     }  # fmt: skip
     results.publish("runs", part_key("runs", plan_hash, host, started.isoformat()), [run])
     samples = [

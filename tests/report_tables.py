@@ -89,7 +89,12 @@ class Root:
         name = self.names["plan_hash"]
         self.results.publish("sweeps", name, self.planned)
         run = {"sweep": self.names["sweep"], "plan_hash": name, "dataset": self.names["dataset"], "evaluation_id": self.evaluation_id}
-        run |= {"command": f"run {self.names['sweep']}", "started": STARTED, "host": "here", "trials": len(self.planned)}
+        run |= {
+            "command": f"run {self.names['sweep']} --storage postgresql://me:secret@host/db",
+            "started": STARTED,
+            "host": "here",
+            "trials": len(self.planned),
+        }
         self.results.publish("runs", name, [run])
         samples = {"sample_set": "test-8", "dataset": self.names["dataset"], "split": "test", "n": 8, "sample_ids": IDS, "labels": LABELS}
         self.results.publish("sample_sets", "test-8", [samples])

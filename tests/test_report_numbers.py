@@ -15,6 +15,7 @@ from sweeper.report.assemble import build
 from sweeper.report.claims import _same_checkpoints, claims
 from sweeper.report.content import Claim, Claims, Figure, Report, Series, Strips, Table
 from sweeper.report.naming import JPEG_FINGERPRINTS, dataset_name, epsilon_name, systems_of
+from sweeper.report.page import render
 from sweeper.report.rows import load
 from sweeper.report.strips import difference
 from sweeper.report.trials import SampleSet, Score, Trial
@@ -410,6 +411,11 @@ def test_what_was_not_run_is_not_tested(report: Report) -> None:
     assert ninety.verdict == "not tested" and "50.0 %" in ninety.measured and "digits" in ninety.why
     assert claim(report, "other defenses on CIFAR-10").verdict == "not tested"
     assert claim(report, "alpha and beta").verdict == "not tested"
+
+
+def test_a_command_stored_with_a_password_is_shown_without_it(report: Report) -> None:
+    shown = render(report)
+    assert "run paper --storage postgresql://me:***@host/db" in shown and "secret" not in shown
 
 
 def test_adaptive_attacker_is_a_row_of_its_own(report: Report) -> None:

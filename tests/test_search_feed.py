@@ -18,7 +18,7 @@ from sweeper.worker import Finished
 class Recorded:
     """Stands for a mirror: the last state that each trial was shown in."""
 
-    storage = "memory"
+    storage = "postgresql://me:secret@host/db"
 
     def __init__(self, fails_after: int = 10_000) -> None:
         self.states: dict[int, str] = {}
@@ -83,7 +83,7 @@ def test_a_storage_that_fails_on_the_way_is_said_once_and_the_search_goes_on() -
     feed = feed_of(space(budget={"trials": 5}), Recorded(fails_after=3), warnings)
     finish(feed)
     feed.close()
-    assert warnings == ["--storage memory is no longer written: OSError: disk is full"]
+    assert warnings == ["--storage postgresql://me:***@host/db is no longer written: OSError: disk is full"]
     assert [told.state for told in feed.search.told()] == ["completed"] * 5
 
 

@@ -8,6 +8,7 @@ from search_spaces_of_tests import ONE, figures, make, run, space, suggest
 from sweeper.search.engine import Search
 from sweeper.search.space import SAMPLERS
 from sweeper.search.study import Mirror, Told, fixed_proposal, importances, propose
+from sweeper.storage.place import without_passwords
 
 SINGLE = ("cma_es",)
 
@@ -135,6 +136,30 @@ def test_the_mirror_shows_each_trial_once_as_it_ended(tmp_path) -> None:
     study = optuna.load_study(study_name="tests", storage=storage)
     assert [(trial.params, trial.values) for trial in study.trials] == [(dict(told.params), list(told.values) or None) for told in search.told()]
     assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}
+
+
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password() -> None:
+    with pytest.raises(ValueError, match=r"--storage nonsense://me:\*\*\*@host/db cannot be opened: NoSuchModuleError") as caught:
+        Mirror(space(), "nonsense://me:secret@host/db", "tests")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://user:secret@host:5432/db", "postgresql://user:***@host:5432/db"),
+        ("--storage=mysql+pymysql://user:s/e:c@ret@host/db?a=b", "--storage=mysql+pymysql://user:***@host/db?a=b"),
+        ("redis://:secret@host", "redis://:***@host"),
+        ("postgresql:///db?user=me&password=secret&sslmode=require", "postgresql:///db?user=me&password=***&sslmode=require"),
+        ("postgresql://user@host/db", "postgresql://user@host/db"),
+        ("sqlite:///study.db", "sqlite:///study.db"),
+        ("s3://bucket/prefix?endpoint_override=http://127.0.0.1:9000", "s3://bucket/prefix?endpoint_override=http://127.0.0.1:9000"),
+        ("model=file:mine@0123", "model=file:mine@0123"),
+        ("--address http://127.0.0.1:8265", "--address http://127.0.0.1:8265"),
+    ],
+)
+def test_a_url_is_shown_without_its_password_and_otherwise_as_it_is(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown
 
 
 def test_a_storage_that_cannot_be_opened_is_named() -> None:

@@ -179,6 +179,17 @@ def test_a_trials_row_spells_codebook_sizes_that_differ_between_depths(sweep: Sm
     assert perplexity.keys() == {1, 2} and 1 <= perplexity[1] <= 8 and 1 <= perplexity[2] <= 4
 
 
+def test_a_run_is_recorded_without_the_password_of_its_command(
+    sweep: SmallSweep, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["run", "small", "--storage", "postgresql://me:secret@host/db", "--set", "model=file:mine@0123"]
+    monkeypatch.setattr("sys.argv", ["sweeper", *words])
+    record_plan(sweep.plan, splits, Results(tmp_path, create=True))
+    (run,) = Results(tmp_path).read("runs").to_pylist()
+    assert run["command"] == "run small --storage postgresql://me:***@host/db --set model=file:mine@0123"
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()] == []
+
+
 # Running again
 
 

@@ -2,6 +2,7 @@
 
 from sweeper.report.naming import Systems, attack_name, configuration, dataset_name, epsilon_name, fingerprint
 from sweeper.report.trials import ADAPTIVE, Material
+from sweeper.storage.place import without_passwords
 
 GUIDE = (
     "Gray-box: the attacker knows the target classifier and not the purifier; all defenses that share a target face the very same images "
@@ -52,7 +53,7 @@ def facts(material: Material, root: str) -> tuple[tuple[str, str], ...]:
         ("score_epsilon", epsilon_name(material.score_epsilon)),
         ("trials", f"{len(trials)} of {sum(len(variant.planned_seeds) for variant in material.variants)} completed"),
         ("plan", f"{material.sweep} {material.plan_hash[:12]} under {root}"),
-        ("commands", "; ".join(dict.fromkeys(run["command"] for run in material.runs)) or "unknown"),
+        ("commands", "; ".join(dict.fromkeys(without_passwords(run["command"]) for run in material.runs)) or "unknown"),
         ("device", _values(material, "device")),
         ("code", _values(material, "git_commit")),
         ("last trial ended", max(ended, default="unknown")),

@@ -17,6 +17,7 @@ from sweeper.search.standing import Failure, Figures, Work
 from sweeper.search.study import Mirror, Proposal
 from sweeper.stages import Stage
 from sweeper.storage import Root
+from sweeper.storage.place import without_passwords
 from sweeper.sweep import OWN_FAULT, View, compact_on_the_way, job_of, record_run
 from sweeper.worker import Finished, Job, perform_stage, perform_trial
 
@@ -80,7 +81,7 @@ class Feed:
                 if not is_open and (standing.failure is None or standing.failure.is_final):
                     self._mirror.show(standing.suggestion.number, told)
         except Exception as error:  # whatever a database's driver raises: the search itself does not need it
-            self._warn(f"--storage {self._mirror.storage} is no longer written: {type(error).__name__}: {error}")
+            self._warn(without_passwords(f"--storage {self._mirror.storage} is no longer written: {type(error).__name__}: {error}"))
             self._mirror = None
 
     def close(self) -> None:

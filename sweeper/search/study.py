@@ -20,6 +20,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from sweeper.search.space import Objective, SearchSpace
+from sweeper.storage.place import without_passwords
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -190,7 +191,8 @@ class Mirror:
                 storage=_storage(storage), study_name=study_name, directions=_directions(space.objectives), load_if_exists=True
             )
         except Exception as error:  # whatever a database's driver raises
-            raise ValueError(f"--storage {storage} cannot be opened: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(without_passwords(f"--storage {storage} cannot be opened: {reason}")) from error
         self._study.set_metric_names([objective.column for objective in space.objectives])
         self._numbers = {trial.user_attrs["number"]: trial for trial in self._study.get_trials(deepcopy=False) if "number" in trial.user_attrs}
         self._finished = {number for number, trial in self._numbers.items() if trial.state.is_finished()}

@@ -1,6 +1,7 @@
-"""Which bucket a URL means, how it is reached, and what to look at when it is not."""
+"""Which bucket a URL means, how it is reached, and what to look at when it is not; and URLs without their passwords."""
 
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -12,6 +13,14 @@ _CREDENTIALS = {
     "gs": "the credentials (GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account)",
 }
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or endpoint_override in the URL", "gs": "endpoint_override in the URL"}
+
+_PASSWORDS = (re.compile(r"(://[^\s:/@]*):[^@]*@(?:\S*@)?"), re.compile(r"([?&](?:password|passwd|pwd)=)[^&\s]*", re.IGNORECASE))
+
+
+def without_passwords(text: str) -> str:
+    """Return text with `***` in place of the passwords of its URLs: postgresql://user:***@host/db. What is stored or said of a command is so."""
+    user, option = _PASSWORDS
+    return option.sub(r"\1***", user.sub(r"\1:***@", text))
 
 
 def attempts() -> int:
