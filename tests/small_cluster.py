@@ -26,6 +26,17 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def workers_of(process: int) -> list[psutil.Process]:
+    """Return the processes under this one in which Tune runs trials; one that ends meanwhile is none."""
+    found = []
+    for child in psutil.Process(process).children(recursive=True):
+        try:
+            found += [child] if child.name().startswith("ray::Impl") else []
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 @contextmanager
 def head(home: Path, temporary: Path, *options: str, cpus: int = 1, port: int | None = None, **settings: str) -> Iterator[str]:
     """Start a head and yield its address, HOST:PORT. What was started is killed at the end, and nothing else.

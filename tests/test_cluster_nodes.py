@@ -54,7 +54,8 @@ def trainable(settings, *, job, expected):
             time.sleep(0.1)
         time.sleep(3)  # meanwhile the other is to be run alone, and waits for the larger node
         if "kills" in trial.label:
-            [larger] = [process for process in psutil.process_iter() if process.name() == "raylet" and ",CPU,2," in " ".join(process.cmdline())]
+            raylets = [process for process in psutil.process_iter(["name", "cmdline"]) if process.info["name"] == "raylet"]
+            [larger] = [process for process in raylets if ",CPU,2," in " ".join(process.info["cmdline"])]
             larger.kill()
         time.sleep(3)
     elif trial.label.startswith("loses") and count == 0:
@@ -108,7 +109,8 @@ def perform(job, work):
             time.sleep(0.1)
         time.sleep(4)  # meanwhile the other is to be run alone, and waits for the larger node
         if work.title == "kills":
-            [larger] = [process for process in psutil.process_iter() if process.name() == "raylet" and ",CPU,2," in " ".join(process.cmdline())]
+            raylets = [process for process in psutil.process_iter(["name", "cmdline"]) if process.info["name"] == "raylet"]
+            [larger] = [process for process in raylets if ",CPU,2," in " ".join(process.info["cmdline"])]
             larger.kill()
         time.sleep(3)
 

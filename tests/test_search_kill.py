@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from small_cluster import workers_of
 from tiny_search import Searched, search, tiny_search
 from tiny_sweep import SIZES, invoke
 
@@ -117,7 +118,7 @@ def test_a_killed_worker_costs_a_search_a_lost_attempt_and_no_trial(root: Path) 
     busy: list[Any] = []
 
     def is_running() -> bool:
-        busy[:] = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::Impl")]
+        busy[:] = workers_of(process.pid)
         return proposed(root) > before + 1 and bool(busy)
 
     assert wait_until(process, is_running)
