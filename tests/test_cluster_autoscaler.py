@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.util import prepare_config
 from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
@@ -46,7 +48,8 @@ def test_what_no_kind_has_can_never_be_held() -> None:
 
 
 def test_a_kind_that_does_not_say_what_it_has_might_hold_anything_until_all_of_its_nodes_are_there() -> None:
-    own_hosts = Autoscaler({"local.cluster.node": Kind({}, 2)}, 2)
+    prepared = prepare_config(yaml.safe_load((REPOSITORY / "deploy/on-premise.yaml").read_text()))  # as `ray up` leaves it on the head
+    own_hosts = autoscaler_of(yaml.safe_dump(prepared))
     assert [own_hosts.could_hold(Grant(64, 8), nodes) for nodes in (1, 2, 3)] == [True, True, False]
     assert Autoscaler(None).could_hold(Grant(64, 8), 99)
     assert not own_hosts.will_hold(Grant(1, 0)) and not Autoscaler(None).will_hold(Grant(1, 0))
