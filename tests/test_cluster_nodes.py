@@ -186,15 +186,20 @@ def test_a_trial_that_ran_out_of_memory_is_run_again_alone_once(tmp_path: Path) 
     assert [line.split()[:4] for line in done.stdout.splitlines() if line.startswith("row")] == [["row", "a", "failed", "oom"]] * 2
 
 
+def said_on_unequal_nodes(folder: Path, script: str, *words: str) -> str:
+    """Return what a script says on a cluster of two nodes, one with twice the CPUs and memory of the other."""
+    settings = {"RAY_AUTH_MODE": "disabled"}
+    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(folder, Path(temporary), cpus=0, **settings) as address:
+        join(folder, address, "--num-cpus=2", "--memory=16000000000", **settings)
+        join(folder, address, "--memory=8000000000", **settings)
+        command = [sys.executable, "-c", script, address, str(folder), *words]
+        done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=90, check=False)
+    return done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_a_trial_that_waits_to_be_alone_on_a_node_that_dies_is_given_another(tmp_path: Path) -> None:
-    settings = {"RAY_AUTH_MODE": "disabled"}
-    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), cpus=0, **settings) as address:
-        join(tmp_path, address, "--num-cpus=2", "--memory=16000000000", **settings)
-        join(tmp_path, address, "--memory=8000000000", **settings)
-        command = [sys.executable, "-c", LOSSES, address, str(tmp_path), "runs out", "waits and kills", "waits"]
-        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
-    said = done.stdout + done.stderr
+    said = said_on_unequal_nodes(tmp_path, LOSSES, "runs out", "waits and kills", "waits")
     assert "there was no room; it is run alone on a node" in said, said
     assert "trial aaaaaaaa (runs out): the node that it waited for is gone; it is given another" in said, said
     assert "ended runs out completed" in said, said
@@ -203,15 +208,9 @@ def test_a_trial_that_waits_to_be_alone_on_a_node_that_dies_is_given_another(tmp
 
 @pytest.mark.slow
 def test_a_stage_that_waits_to_be_alone_on_a_node_that_dies_is_given_another(tmp_path: Path) -> None:
-    settings = {"RAY_AUTH_MODE": "disabled"}
-    with tempfile.TemporaryDirectory(prefix="ray") as temporary, head(tmp_path, Path(temporary), cpus=0, **settings) as address:
-        join(tmp_path, address, "--num-cpus=2", "--memory=16000000000", **settings)
-        join(tmp_path, address, "--memory=8000000000", **settings)
-        command = [sys.executable, "-c", TASKS, address, str(tmp_path)]
-        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False)
-    said = done.stdout + done.stderr
+    said = said_on_unequal_nodes(tmp_path, TASKS)
     assert "runs out: the node that it waited for is gone; it is given another" in said, said
-    assert [line for line in sorted(done.stdout.splitlines()) if line.startswith("ended")] == ["ended kills", "ended runs out", "ended waits"], said
+    assert [line for line in sorted(said.splitlines()) if line.startswith("ended")] == ["ended kills", "ended runs out", "ended waits"], said
     assert (tmp_path / "runs out").read_text() == "xx"
 
 
